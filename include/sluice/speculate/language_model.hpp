@@ -1,0 +1,83 @@
+#pragma once
+#include <sluice/core/tensor.hpp>
+#include <sluice/random/stream.hpp>
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+/// Language models, one concept for target and draft, and the few types that verification rules speak in.
+/// A token law is a row of logits, log-probabilities or probabilities, dense or sparse, float or double, never copied.
+namespace sluice {
+
+/// Vocabularies have up to 2^31 - 1 tokens.
+using token_id = std::int32_t;
+
+/// Contexts that share prefixes: node 0 is the last committed token, parents come before their children.
+/// parent[0] is -1.
+struct token_tree {
+  std::vector<token_id> token;
+  std::vector<index_t> parent;
+};
+
+enum class row_kind { logits, log_probabilities, probabilities };
+
+/// A view of a law over tokens. Without ids it is dense: values[x] belongs to token x. With ids it is sparse: values[j]
+/// belongs to token ids[j], every other token has probability 0; ids are distinct.
+template <class S>
+struct token_row {
+  row_kind kind;
+  std::span<const S> values;
+  std::span<const token_id> ids{};
+};
+
+/// A model scores the nodes of a tree in one call and hands out their laws as views.
+template <class M>
+concept language_model = requires(M& m, const token_tree& tree, index_t first_new, std::span<const index_t> path) {
+  typename M::scalar;
+  { m.vocabulary_size() } -> std::convertible_to<index_t>;
+  m.score(tree, first_new);  // nodes from first_new on; their parents are scored already
+  {
+    m.row(first_new)
+    } -> std::same_as<token_row<typename M::scalar>>;  // law of the token after this node; valid until
+                                                       // the next call
+  m.keep(path);  // these nodes are committed, the last becomes node 0, all others are forgotten
+};
+
+/// Edits a dense row of logits in the caller's scratch, never the model's row; -inf forbids a token. `context` is the
+/// committed text and the path to the node. Runs on target and draft before verification.
+template <class P>
+concept logit_processor = requires(const P& p, std::span<double> row, std::span<const token_id> context) {
+  p.process(row, context);
+};
+
+/// What a verification rule decides: how many drafts are accepted, and the token after them (correction or bonus).
+struct verdict {
+  index_t accepted;
+  token_id next;
+  friend bool operator==(const verdict&, const verdict&) = default;
+};
+
+/// One round of one request: drafted tokens, the laws they were drawn from, the target's laws (one more than drafts).
+/// `id` names the request; its random stream derives from it.
+template <class S, class Q>
+struct request {
+  std::span<const token_row<S>> target;
+  std::span<const token_row<Q>> draft;
+  std::span<const token_id> drafted;
+  std::uint64_t id = 0;
+};
+
+/// Verifies a ragged batch: every request has its own length and its own stream, so no verdict depends on its
+/// neighbours.
+template <class Rule, class S, class Q>
+void verify(const Rule& rule, std::span<verdict> out, std::span<const request<S, Q>> requests, stream run) {
+  for (std::size_t r = 0; r < requests.size(); ++r) {
+    cursor random(run.derive(requests[r].id));
+    out[r] = rule(requests[r], random);
+  }
+}
+
+}  // namespace sluice
