@@ -1,0 +1,22 @@
+#pragma once
+#include "row.hpp"
+
+#include <string>
+
+namespace bench {
+
+struct command_line {
+  run_options options;
+  std::string filter, commit;
+  bool list = false, help = false;
+  std::string error;  // one sentence; empty if all is well
+};
+command_line parse(int argc, char** argv);
+void set_options(const run_options& o);
+
+/// Empty if the file can serve as text, else one sentence that says why not.
+std::string text_problem(const std::string& path);
+/// "generated text, seed 1, 2.0 MB" or "moby.txt, 1.3 MB".
+std::string describe_text();
+
+}  // namespace bench

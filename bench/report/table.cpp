@@ -1,0 +1,213 @@
+#include <algorithm>
+#include <array>
+#include <cstdio>
+
+#include "result.hpp"
+
+namespace bench {
+namespace {
+
+// Number of terminal columns of UTF-8 text without wide characters: every byte that does not continue a character.
+std::size_t columns(const std::string& s) {
+  return static_cast<std::size_t>(
+      std::count_if(s.begin(), s.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0u) != 0x80u; }));
+}
+std::string left(std::string s, std::size_t width) {
+  const std::size_t n = columns(s);
+  return n < width ? s + std::string(width - n, ' ') : s;
+}
+std::string right(const std::string& s, std::size_t width) {
+  const std::size_t n = columns(s);
+  return n < width ? std::string(width - n, ' ') + s : s;
+}
+std::string repeat(const char* s, std::size_t n) {
+  std::string r;
+  while (n-- > 0) r += s;
+  return r;
+}
+std::vector<std::string> wrap(const std::string& s, std::size_t width) {
+  std::vector<std::string> lines(1);
+  for (std::size_t i = 0; i < s.size();) {
+    const std::size_t end = std::min(s.find(' ', i), s.size());
+    const std::string word = s.substr(i, end - i);
+    if (!lines.back().empty() && columns(lines.back()) + 1 + columns(word) > width) lines.emplace_back();
+    lines.back() += (lines.back().empty() ? "" : " ") + word;
+    i = end + 1;
+  }
+  return lines;
+}
+std::string in_a_cell(std::string s) {
+  for (std::size_t i = 0; (i = s.find('|', i)) != std::string::npos; i += 2) s.insert(i, 1, '\\');
+  return s;
+}
+const char* yes_no(const row_result& r) {
+  return r.description.quality.name.empty() ? "-" : r.quality_ok() ? "yes" : "NO";
+}
+
+std::string peer_note(const row_result& r) {
+  std::string s;
+  for (const auto& v : r.variants) {
+    const auto* b = r.find("sluice");
+    if (v.kind != "peer" || v.repetitions == 0 || b == nullptr) continue;
+    s += (s.empty() ? "" : "; ") + v.name + ": " + seconds(v.seconds) + ", " + factor(v.seconds / b->seconds);
+    if (!std::isnan(v.work) && v.work != b->work) s += ", " + number(v.work) + ' ' + r.description.unit;
+  }
+  return s;
+}
+
+}  // namespace
+
+std::string number(double x) {
+  if (std::isnan(x)) return "-";
+  char s[40];
+  const double a = std::abs(x);
+  if (a >= 1e7 || (a > 0 && a < 1e-3)) {
+    std::snprintf(s, sizeof s, "%.2e", x);
+  } else if (a >= 1000) {
+    std::snprintf(s, sizeof s, "%.0f", x);
+    std::string r = s;
+    for (std::size_t i = r.size(); i > 3 + (x < 0 ? 1 : 0);) r.insert(i -= 3, ",");
+    return r;
+  } else if (x == std::floor(x)) {
+    std::snprintf(s, sizeof s, "%.0f", x);
+  } else {
+    std::snprintf(s, sizeof s, a >= 100 ? "%.0f" : a >= 10 ? "%.1f" : a >= 0.1 ? "%.3g" : "%.2g", x);
+  }
+  return s;
+}
+
+std::string seconds(double x) {
+  if (std::isnan(x)) return "-";
+  struct unit {
+    double size;
+    const char* name;
+  };
+  static constexpr std::array<unit, 4> units{{{1, "s"}, {1e-3, "ms"}, {1e-6, "µs"}, {1e-9, "ns"}}};
+  const unit* u = &units.back();
+  for (const unit& k : units)
+    if (x >= k.size * 0.9995) {
+      u = &k;
+      break;
+    }
+  const double v = x / u->size;
+  char s[40];
+  std::snprintf(s, sizeof s, v >= 99.95 ? "%.0f" : v >= 9.995 ? "%.1f" : "%.2f", v);
+  return s + std::string(" ") + u->name;
+}
+
+std::string factor(double x) {
+  if (std::isnan(x) || std::isinf(x)) return "-";
+  char s[40];
+  std::snprintf(s, sizeof s, x >= 99.95 ? "%.0fx" : x >= 9.995 ? "%.1fx" : "%.2fx", x);
+  return s;
+}
+
+std::string text_table(const std::vector<row_result>& rows, int width, bool colour) {
+  const auto paint = [&](const char* code, const std::string& s) {
+    return colour ? std::string("\033[") + code + 'm' + s + "\033[0m" : s;
+  };
+  std::size_t w_workload = 24, w_unit = 12, w_quality = 12;
+  for (const auto& r : rows) {
+    w_workload = std::max(w_workload, columns(r.description.workload));
+    w_unit = std::max(w_unit, columns(r.description.unit));
+    w_quality = std::max(w_quality, columns(r.description.quality.name));
+  }
+  constexpr std::size_t w = 9, w_factor = 7, w_ok = 3, gap = 2, margin = 2;
+  const std::size_t numbers = 6 * w + 3 * w_factor + w_ok + 3 * gap + 9;
+  const std::size_t total = std::clamp<std::size_t>(static_cast<std::size_t>(width), 120, 200);
+  // If the line is too long, names give way, the longest first; they are wrapped, never cut.
+  while (margin + w_workload + w_unit + w_quality + numbers > total && std::max({w_workload, w_unit, w_quality}) > 14) {
+    auto& longest = w_workload >= w_unit + 8 && w_workload >= w_quality + 8 ? w_workload
+                    : w_unit >= w_quality                                   ? w_unit
+                                                                            : w_quality;
+    --longest;
+  }
+  const std::size_t line = margin + w_workload + w_unit + w_quality + numbers;
+  const std::string indent(margin, ' '), space(gap, ' ');
+  std::string out;
+  out += indent + left("", w_workload) + space + left("work unit", w_unit) + ' ' + right("naive", w) + ' ' +
+         right("sluice", w) + ' ' + right("ratio", w_factor) + space + right("time", w) + ' ' + right("sluice", w) +
+         ' ' + right("ratio", w_factor) + ' ' + right("peer", w_factor) + space + left("quality", w_quality) + ' ' +
+         right("naive", w) + ' ' + right("sluice", w) + ' ' + left("ok?", w_ok) + '\n';
+  std::string technique;
+  for (const auto& r : rows) {
+    const auto& d = r.description;
+    if (d.slug != technique) {
+      technique = d.slug;
+      const std::string bar = repeat("─", line > columns(technique) + 4 ? line - columns(technique) - 4 : 0);
+      out += "── " + paint("1", technique) + ' ' + bar + '\n';
+    }
+    const auto value = [&](const char* kind, double measurement::*member) {
+      const auto* m = r.find(kind);
+      return m ? m->*member : missing;
+    };
+    const auto shown = [&](double x, std::size_t width_of) {
+      const std::string s = right(factor(x), width_of);
+      return std::isnan(x) ? s : paint(x >= 1 ? "32" : "31", s);
+    };
+    const auto workload = wrap(d.workload, w_workload), unit = wrap(d.unit, w_unit),
+               quality = wrap(d.quality.name, w_quality);
+    const std::size_t height = std::max({workload.size(), unit.size(), quality.size()});
+    const auto part = [](const std::vector<std::string>& cell, std::size_t i) {
+      return i < cell.size() ? cell[i] : std::string();
+    };
+    for (std::size_t i = 0; i < height; ++i) {
+      out += indent + paint("1", left(part(workload, i), w_workload)) + space + left(part(unit, i), w_unit) + ' ';
+      if (i == 0) {
+        out += right(number(value("naive", &measurement::work)), w) + ' ' +
+               right(number(value("sluice", &measurement::work)), w) + ' ' + shown(r.work_ratio(), w_factor) + space +
+               right(seconds(value("naive", &measurement::seconds)), w) + ' ' +
+               right(seconds(value("sluice", &measurement::seconds)), w) + ' ' + shown(r.time_ratio(), w_factor) + ' ' +
+               shown(r.peer_time_ratio(), w_factor) + space + left(part(quality, i), w_quality) + ' ' +
+               right(number(value("naive", &measurement::quality)), w) + ' ' +
+               right(number(value("sluice", &measurement::quality)), w) + ' ' +
+               paint(std::string(yes_no(r)) == "NO" ? "1;31" : "0", yes_no(r)) + '\n';
+      } else {
+        const std::size_t middle = 4 * w + 3 * w_factor + 2 * gap + 5;
+        out += std::string(middle, ' ') + ' ' + part(quality, i) + '\n';
+      }
+    }
+    std::string notes;
+    if (!d.claim.empty()) notes += "paper: " + d.claim;
+    for (const std::string& s : {d.note, peer_note(r).empty() ? std::string() : "peers: " + peer_note(r)})
+      if (!s.empty()) notes += (notes.empty() ? "" : " · ") + s;
+    if (!notes.empty())
+      for (const auto& l : wrap(notes, line - margin - 4)) out += indent + "    " + paint("2", l) + '\n';
+  }
+  out += repeat("─", line) + '\n';
+  std::string cleaned;  // no blanks at the ends of lines
+  for (std::size_t i = 0; i < out.size();) {
+    const std::size_t end = out.find('\n', i);
+    std::size_t last = end;
+    while (last > i && out[last - 1] == ' ') --last;
+    cleaned += out.substr(i, last - i) + '\n';
+    i = end + 1;
+  }
+  return cleaned;
+}
+
+std::string markdown_table(const std::vector<row_result>& rows) {
+  std::string out =
+      "| technique | workload | work: naive → sluice | ratio | time: naive → sluice | ratio | quality: naive → sluice "
+      "| ok? | paper's claim | note "
+      "|\n|---|---|---|--:|---|--:|---|---|---|---|\n";
+  std::string technique;
+  for (const auto& r : rows) {
+    const auto& d = r.description;
+    const auto *a = r.find("naive"), *b = r.find("sluice");
+    const auto pair = [&](double measurement::*member, std::string (*show)(double)) {
+      return (a ? show(a->*member) : "-") + " → " + (b ? show(b->*member) : "-");
+    };
+    std::string note = d.note;
+    if (const std::string p = peer_note(r); !p.empty()) note += (note.empty() ? "" : "; ") + p;
+    out += "| " + (d.slug == technique ? std::string() : d.slug) + " | " + in_a_cell(d.workload) + " | " +
+           pair(&measurement::work, number) + ' ' + in_a_cell(d.unit) + " | " + factor(r.work_ratio()) + " | " +
+           pair(&measurement::seconds, seconds) + " | **" + factor(r.time_ratio()) + "** | " +
+           (d.quality.name.empty() ? "-" : in_a_cell(d.quality.name) + ' ' + pair(&measurement::quality, number)) +
+           " | " + yes_no(r) + " | " + in_a_cell(d.claim) + " | " + in_a_cell(note) + " |\n";
+    technique = d.slug;
+  }
+  return out;
+}
+
+}  // namespace bench
