@@ -50,21 +50,23 @@ inline constexpr index_t reduction_block = 512;
 /// The sum of exp(scale * row[i]) as a log_sum, one pass over memory, vectorised: each block is shifted by its own
 /// maximum and summed in S, blocks are merged in double. Relative error about 1e-7 for float rows (a plain float sum of
 /// 128256 terms: 2e-4), 1e-15 for double. NaN anywhere gives NaN, otherwise +inf anywhere gives +inf. O(n).
+/// Throws invalid_argument unless scale is positive and finite.
 template <std::floating_point S>
 log_sum streaming_log_sum(std::span<const S> row, S scale = 1) {
+  expects(scale > 0 && scale < std::numeric_limits<S>::infinity(), "streaming_log_sum", "scale", scale);
   log_sum total;
   const index_t n = std::ssize(row);
   for (index_t first = 0; first < n; first += detail::reduction_block) {
     const index_t length = std::min(detail::reduction_block, n - first);
     const Eigen::Map<const Eigen::Array<S, Eigen::Dynamic, 1>> block(row.data() + first, length);
-    const S top = scale >= 0 ? block.maxCoeff() : block.minCoeff();
-    const S shift = std::isfinite(top) ? scale * top : S{0};
-    const S sum = (block * scale - shift).exp().sum();
-    if (std::isnan(sum) || std::isnan(top)) return {std::numeric_limits<double>::quiet_NaN(), 0};
-    if (top == std::numeric_limits<S>::infinity() || !std::isfinite(sum))  // the second: a NaN-free sum that overflowed
-      total.merge({std::numeric_limits<double>::infinity(), 1});
-    else if (std::isfinite(top))
-      total.merge({static_cast<double>(shift), static_cast<double>(sum)});
+    const S top = block.maxCoeff();  // may miss a NaN, which the sum then does not
+    // Differences first: their error is relative to the distance from the maximum, and scale cannot overflow them.
+    const S sum = ((block - (std::isfinite(top) ? top : S{0})) * scale).exp().sum();
+    if (std::isnan(sum)) return {std::numeric_limits<double>::quiet_NaN(), 0};
+    if (std::isfinite(top))
+      total.merge({static_cast<double>(scale) * static_cast<double>(top), static_cast<double>(sum)});
+    else if (top > 0)
+      total.merge({top, 1});
   }
   return total;
 }
@@ -99,20 +101,22 @@ void softmax(std::span<S> out, std::span<const S> x) {
     out[i] = static_cast<S>(std::exp(static_cast<double>(x[i]) - total.max()) / total.scaled());
 }
 
-/// log(exp(a) + exp(b)).
+/// log(exp(a) + exp(b)). NaN if either is; otherwise +inf if either is.
 inline double log_add_exp(double a, double b) {
+  if (std::isnan(a) || std::isnan(b)) return std::numeric_limits<double>::quiet_NaN();
   const double high = std::max(a, b), low = std::min(a, b);
-  return std::isfinite(high) ? high + std::log1p(std::exp(low - high)) : a + b > 0 ? a + b : high;
+  return std::isfinite(high) ? high + std::log1p(std::exp(low - high)) : high;
 }
 
-/// log(1 - exp(x)) for x < 0, accurate near both ends.
+/// log(1 - exp(x)) for x < 0, accurate near both ends; -inf at 0, NaN above.
 inline double log1mexp(double x) {
   return x > -std::numbers::ln2 ? std::log(-std::expm1(x)) : std::log1p(-std::exp(x));
 }
 
 /// The digamma function, the derivative of log Gamma, for x > 0: recurrence to 10, then the asymptotic series. Relative
-/// error below 1e-13 away from the root at 1.46.
+/// error below 1e-13 away from the root at 1.46. NaN gives NaN. Throws invalid_argument if x <= 0.
 inline double digamma(double x) {
+  expects(!(x <= 0), "digamma", "x", x);
   double shift = 0;
   for (; x < 10; ++x) shift -= 1 / x;
   const double r = 1 / (x * x);
