@@ -147,12 +147,12 @@ struct figure {
 
 bool contains(const std::string& s, const char* part) { return s.find(part) != std::string::npos; }
 
-// Lower case letters and digits, everything else a dash: a file name.
+// Lower case letters and digits, everything else an underscore: a file name, and a name for gnuplot.
 std::string file_name(const std::string& s) {
   std::string r;
   for (const char c : s)
     r += std::isalnum(static_cast<unsigned char>(c)) ? static_cast<char>(std::tolower(static_cast<unsigned char>(c)))
-                                                     : '-';
+                                                     : '_';
   return r;
 }
 
