@@ -17,6 +17,12 @@ macro(sluice_dependency name target url commit)
       message(FATAL_ERROR "${name} is not installed. Install it, or configure with -DSLUICE_FETCH_DEPENDENCIES=ON.")
     endif()
     FetchContent_Declare(${name} GIT_REPOSITORY ${url} GIT_TAG ${commit})
+    set(BENCHMARK_ENABLE_TESTING OFF)  # of Google Benchmark; the other libraries test themselves only at top level
+    set(BENCHMARK_ENABLE_INSTALL OFF)
+    set(CMAKE_POLICY_DEFAULT_CMP0077 NEW)  # so that these two count
     FetchContent_MakeAvailable(${name})
+    get_target_property(sluice_fetched ${target} ALIASED_TARGET)
+    get_target_property(sluice_includes ${sluice_fetched} INTERFACE_INCLUDE_DIRECTORIES)
+    set_property(TARGET ${sluice_fetched} PROPERTY INTERFACE_SYSTEM_INCLUDE_DIRECTORIES ${sluice_includes})  # our warnings are not theirs
   endif()
 endmacro()
