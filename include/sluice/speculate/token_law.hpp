@@ -120,6 +120,25 @@ class token_law {
     }
   }
 
+  /// What the pass over a row found: enough to look at the row again without another pass.
+  struct summary {
+    double total;
+    S shift;
+    token_id highest_id;
+    bool ascending;
+  };
+  /// The law of a valid row that was read before. Its `draw` reads the row again.
+  token_law(const token_row<S>& row, const summary& known)
+      : row_(row),
+        length_(detail::sum_length(std::ssize(row.values))),
+        total_(known.total),
+        shift_(known.shift),
+        highest_id_(known.highest_id),
+        ascending_(known.ascending),
+        valid_(true),
+        has_sums_(false) {}
+  summary summarise() const { return {total_, shift_, highest_id_, ascending_}; }
+
   bool valid() const { return valid_; }
   bool sparse() const { return !row_.ids.empty(); }
   /// Number of stored values: the vocabulary's size if dense.
@@ -158,7 +177,7 @@ class token_law {
       if (static_cast<std::size_t>(token(j)) < out.size()) out[static_cast<std::size_t>(token(j))] = probability_at(j);
   }
 
-  /// A token with probability p(x); never one with p(x) = 0. A word source: two or three words, O(sqrt-size work: 256
+  /// A token with probability p(x); never one with p(x) = 0. A word source: two or three words, 256
   /// sums and one block of 512 values). A decision source: one categorical decision over the stored values; allocates.
   template <random_source R>
   token_id draw(R& random) const {
@@ -172,6 +191,7 @@ class token_law {
       for (index_t j = 0; j < size(); ++j) weights[static_cast<std::size_t>(j)] = probability_at(j);
       return categorical(random, std::span<const double>(weights));
     } else {
+      if (!has_sums_) return token_law(row_).draw_position(random);
       return detail::draw_from_sums<S>(
           std::span<const double>(sums_.data(), n_sums()), length_, size(),
           [this](S* out, index_t first, index_t count) { fill_weights(out, first, count); }, random);
@@ -299,7 +319,7 @@ class token_law {
   double total_ = 0;
   S shift_ = 0;
   token_id lowest_id_ = 0, highest_id_ = -1;
-  bool ascending_ = true, valid_ = false;
+  bool ascending_ = true, valid_ = false, has_sums_ = true;
   std::array<double, static_cast<std::size_t>(detail::law_sums)> sums_;  // the first n_sums() are written
 };
 
@@ -323,6 +343,11 @@ class residual_law {
   double measure() {
     const index_t n = p_->size(), length = p_->sum_range();
     mass_ = 0;
+    if (n <= detail::exact_row_length) {
+      for (index_t j = 0; j < n; ++j) mass_ += weight_at(j);
+      sums_[0] = mass_;
+      return mass_;
+    }
     alignas(64) W weight[detail::law_block];
     for (index_t b = 0; b * length < n; ++b) {
       double range = 0;
