@@ -51,6 +51,84 @@ constexpr std::array<std::uint64_t, 2> philox_words(std::uint64_t seed, std::uin
   const auto w = philox4x32({lo(block), hi(block), lo(id), hi(id)}, {lo(seed), hi(seed)});
   return {w[0] | std::uint64_t{w[1]} << 32, w[2] | std::uint64_t{w[3]} << 32};
 }
+
+inline constexpr unsigned philox_lanes = 8;  ///< blocks that are computed together
+
+/// The two words of eight blocks.
+struct philox_octet {
+  std::uint64_t first[philox_lanes], second[philox_lanes];
+};
+
+/// Blocks `block`, ..., `block` + 7 of the stream (seed, id), in loops over the lanes that compilers turn into vector
+/// instructions. It is not inlined, so that this does not depend on the caller. The compilers vectorise different forms
+/// of the same loops, hence two, and the pragmas keep the short loops from being unrolled before they are vectorised.
+/// Measured, ns a word: g++ 12 3.5 (-O2), 3.6 (AVX2), 1.4 (AVX-512); clang 16 4.8, 2.3, 1.2; one block at a time 8.
+[[gnu::noinline]] inline void philox_words_x8(std::uint64_t seed, std::uint64_t id, std::uint64_t block,
+                                              philox_octet& out) {
+  constexpr std::uint64_t low = 0xFFFFFFFFu, m0 = 0xD2511F53u, m1 = 0xCD9E8D57u;
+  std::uint32_t k0 = static_cast<std::uint32_t>(seed), k1 = static_cast<std::uint32_t>(seed >> 32);
+#if defined(__AVX512F__) && defined(__GNUC__) && !defined(__clang__)
+  for (unsigned lane = 0; lane < philox_lanes; ++lane) {  // 32-bit words in 64-bit lanes, all rounds in registers
+    std::uint64_t c0 = (block + lane) & low, c1 = (block + lane) >> 32, c2 = id & low, c3 = id >> 32;
+    std::uint32_t key0 = k0, key1 = k1;
+#pragma GCC unroll 10
+    for (int round = 0; round < 10; ++round) {
+      const std::uint64_t a = m0 * c0, b = m1 * c2;
+      c0 = (b >> 32) ^ c1 ^ key0;
+      c1 = b & low;
+      c2 = (a >> 32) ^ c3 ^ key1;
+      c3 = a & low;
+      key0 += 0x9E3779B9u;
+      key1 += 0xBB67AE85u;
+    }
+    out.first[lane] = c0 | c1 << 32;
+    out.second[lane] = c2 | c3 << 32;
+  }
+#else
+#if defined(__AVX512F__)
+  using word = std::uint64_t;  // no shuffles between the rounds
+#else
+  using word = std::uint32_t;
+#endif
+  word c0[philox_lanes], c1[philox_lanes], c2[philox_lanes], c3[philox_lanes];
+#if defined(__clang__)
+#pragma clang loop unroll(disable)
+#elif defined(__GNUC__)
+#pragma GCC unroll 1
+#endif
+  for (unsigned lane = 0; lane < philox_lanes; ++lane) {
+    c0[lane] = static_cast<word>((block + lane) & low);
+    c1[lane] = static_cast<word>((block + lane) >> 32);
+    c2[lane] = static_cast<word>(id & low);
+    c3[lane] = static_cast<word>(id >> 32);
+  }
+  for (int round = 0; round < 10; ++round) {
+#if defined(__clang__)
+#pragma clang loop unroll(disable)
+#elif defined(__GNUC__)
+#pragma GCC unroll 1
+#endif
+    for (unsigned lane = 0; lane < philox_lanes; ++lane) {
+      const std::uint64_t a = m0 * c0[lane], b = m1 * c2[lane];
+      c0[lane] = static_cast<word>((b >> 32) ^ c1[lane] ^ k0);
+      c2[lane] = static_cast<word>((a >> 32) ^ c3[lane] ^ k1);
+      c1[lane] = static_cast<word>(b & low);
+      c3[lane] = static_cast<word>(a & low);
+    }
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+#if defined(__clang__)
+#pragma clang loop unroll(disable)
+#elif defined(__GNUC__)
+#pragma GCC unroll 1
+#endif
+  for (unsigned lane = 0; lane < philox_lanes; ++lane) {
+    out.first[lane] = c0[lane] | std::uint64_t{c1[lane]} << 32;
+    out.second[lane] = c2[lane] | std::uint64_t{c3[lane]} << 32;
+  }
+#endif
+}
 }  // namespace detail
 
 }  // namespace sluice

@@ -39,39 +39,74 @@ struct cursor_state {
   friend constexpr bool operator==(const cursor_state&, const cursor_state&) = default;
 };
 
-/// A position in a stream; a std::uniform_random_bit_generator of 64-bit words. Move-only, since a copy would replay
-/// numbers. One object a thread.
+/// A position in a stream; a std::uniform_random_bit_generator of 64-bit words, and the stateful engine of this
+/// library. Word k of the cursor is word k of its stream. Move-only, since a copy would replay numbers; what was moved
+/// from must not be used again. One object a thread. Words are computed ahead, one block at first and then eight at a
+/// time, which changes no number: a short use costs what random access costs (about 8 ns for two words), a long one
+/// approaches the bulk fill (measured with g++ 12, ns a word: 1.8 with -O3 -march=native, 6 with -O2). Construction
+/// stores the key and the position and computes nothing.
 class cursor {
  public:
   using result_type = std::uint64_t;
-  explicit cursor(stream key, std::uint64_t position = 0) : s_{key, position} {}
-  explicit cursor(const cursor_state& s) : s_(s) {}
-  cursor(cursor&&) = default;
-  cursor& operator=(cursor&&) = default;
+  explicit cursor(stream key, std::uint64_t position = 0) : key_(key), base_(position) {}
+  explicit cursor(const cursor_state& s) : cursor(s.key, s.position) {}
+  cursor(cursor&& other) noexcept : cursor(other.state()) {}  // the words computed ahead are left behind
+  cursor& operator=(cursor&& other) noexcept {
+    key_ = other.key_;
+    base_ = other.state().position;
+    next_ = end_ = 0;
+    return *this;
+  }
   cursor(const cursor&) = delete;
   cursor& operator=(const cursor&) = delete;
 
   static constexpr result_type min() { return 0; }
   static constexpr result_type max() { return ~result_type{0}; }
   result_type operator()() {
-    const std::uint64_t position = s_.position++;
-    if (position % 2 == 0 || !has_block_) {
-      block_ = s_.key.block(position / 2);
-      has_block_ = true;
-    }
-    return block_[position % 2];
+    if (next_ == end_) [[unlikely]]
+      refill();
+    return buffer_[next_++];
   }
   /// Skips n words in O(1).
   void discard(std::uint64_t n) {
-    s_.position += n;
-    has_block_ = false;
+    if (n <= end_ - next_) {
+      next_ += static_cast<std::uint32_t>(n);
+    } else {
+      base_ += next_ + n;
+      next_ = end_ = 0;
+    }
   }
-  const cursor_state& state() const { return s_; }
+  /// The key and the position of the next word: all there is to save.
+  cursor_state state() const { return {key_, base_ + next_}; }
 
  private:
-  cursor_state s_;
-  std::array<std::uint64_t, 2> block_{};
-  bool has_block_ = false;
+  static constexpr std::uint32_t capacity = 2 * detail::philox_lanes;
+
+  [[gnu::noinline]] void refill() {  // out of line: it is large, and rarely runs
+    base_ += next_;
+    if (end_ == 0) {  // new, or just after a jump: perhaps little will be drawn
+      const auto w = key_.block(base_ / 2);
+      buffer_[0] = w[0];
+      buffer_[1] = w[1];
+      next_ = static_cast<std::uint32_t>(base_ % 2);
+      end_ = 2;
+    } else {
+      detail::philox_octet w;
+      detail::philox_words_x8(key_.seed(), key_.id(), base_ / 2, w);
+      for (std::uint32_t lane = 0; lane < detail::philox_lanes; ++lane) {
+        buffer_[2 * lane] = w.first[lane];
+        buffer_[2 * lane + 1] = w.second[lane];
+      }
+      next_ = 0;
+      end_ = capacity;
+    }
+    base_ -= next_;
+  }
+
+  stream key_;
+  std::uint64_t base_;                          // position of buffer_[0]; the next word is base_ + next_
+  std::uint32_t next_ = 0, end_ = 0;            // words next_ ... end_ - 1 of the buffer are ready
+  std::array<std::uint64_t, capacity> buffer_;  // indeterminate where nothing is ready
 };
 
 }  // namespace sluice
