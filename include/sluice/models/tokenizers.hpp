@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <bitset>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -23,6 +22,52 @@
 /// Tokenisers: bytes, byte pairs, words. Each has vocabulary_size(), encode(text) and decode(tokens). Bytes and byte
 /// pairs give back every sequence of bytes; words do not.
 namespace sluice::models {
+
+namespace detail {
+
+/// From 64-bit keys to values, by open addressing; keys are only added. The key 2^64 - 1 is not allowed.
+template <class V>
+class flat_map {
+ public:
+  /// Null if the key is not there.
+  const V* find(std::uint64_t key) const {
+    const slot& s = slot_[place(key)];
+    return s.key == key ? &s.value : nullptr;
+  }
+  /// The value of the key, which is `value` if the key is new.
+  V& insert(std::uint64_t key, V value) {
+    if (2 * ++used_ > slot_.size()) {  // at most, since the key may be there
+      std::vector<slot> old(2 * slot_.size());
+      old.swap(slot_);
+      for (const slot& s : old)
+        if (s.key != empty) slot_[place(s.key)] = s;
+    }
+    slot& s = slot_[place(key)];
+    if (s.key == key)
+      --used_;
+    else
+      s = {key, value};
+    return s.value;
+  }
+
+ private:
+  static constexpr std::uint64_t empty = ~std::uint64_t{0};
+  struct slot {
+    std::uint64_t key = empty;
+    V value{};
+  };
+  std::size_t place(std::uint64_t key) const {
+    std::uint64_t h = key * 0x9E3779B97F4A7C15u;
+    h ^= h >> 32;
+    std::size_t i = static_cast<std::size_t>(h) & (slot_.size() - 1);
+    while (slot_[i].key != key && slot_[i].key != empty) i = (i + 1) & (slot_.size() - 1);
+    return i;
+  }
+  std::vector<slot> slot_ = std::vector<slot>(16);
+  std::size_t used_ = 0;
+};
+
+}  // namespace detail
 
 /// Every byte is a token, V = 256. Immutable.
 class byte_tokenizer {
@@ -49,6 +94,7 @@ class byte_tokenizer {
 struct bpe_options {
   index_t vocabulary_size = 8192;  ///< at least 256; fewer if the text has no more pairs worth merging
   index_t min_count = 2;           ///< a pair seen less often is not merged; at least 1
+  index_t max_token_bytes = 1024;  ///< a pair that is longer is not merged (a text may repeat itself whole); at least 1
   index_t max_bytes = 1 << 23;     ///< trains on the first so many bytes of a longer text
 };
 
@@ -63,18 +109,19 @@ struct bpe_options {
 /// (arXiv:1508.07909). Differs: bytes, whole text, deterministic ties.
 class bpe_tokenizer {
  public:
-  /// Trains on any bytes. Throws invalid_argument unless vocabulary_size is in 256 ... 2^24, min_count >= 1 and
-  /// max_bytes is in 0 ... 2^31 - 1.
+  /// Trains on any bytes. Throws invalid_argument unless vocabulary_size is in 256 ... 2^24, min_count >= 1,
+  /// max_token_bytes >= 1 and max_bytes is in 0 ... 2^31 - 1.
   explicit bpe_tokenizer(std::string_view text, const bpe_options& options = {}) {
     expects(options.vocabulary_size >= 256 && options.vocabulary_size <= 1 << 24, "bpe_tokenizer",
             "options.vocabulary_size", options.vocabulary_size);
     expects(options.min_count >= 1, "bpe_tokenizer", "options.min_count", options.min_count);
+    expects(options.max_token_bytes >= 1, "bpe_tokenizer", "options.max_token_bytes", options.max_token_bytes);
     expects(options.max_bytes >= 0 && options.max_bytes <= std::numeric_limits<std::int32_t>::max(), "bpe_tokenizer",
             "options.max_bytes", options.max_bytes);
     trainer t(text.substr(0, static_cast<std::size_t>(options.max_bytes)));
     std::vector<std::pair<token_id, token_id>> merges;
     while (std::ssize(merges) + 256 < options.vocabulary_size) {
-      const auto best = t.merge_best(options.min_count);
+      const auto best = t.merge_best(options.min_count, options.max_token_bytes);
       if (best.first < 0) break;
       merges.push_back(best);
     }
@@ -83,13 +130,13 @@ class bpe_tokenizer {
   /// Rebuilds a tokeniser from its merges; merge k makes token 256 + k. Throws invalid_argument if a merge names a
   /// token that is not made before it, or repeats an earlier one.
   explicit bpe_tokenizer(std::span<const std::pair<token_id, token_id>> merges) {
-    std::unordered_map<std::uint64_t, std::size_t> seen;
+    detail::flat_map<std::size_t> seen;
     for (std::size_t k = 0; k < merges.size(); ++k) {
       const auto made = static_cast<token_id>(256 + k);
       const auto [a, b] = merges[k];
       expects(a >= 0 && a < made, "bpe_tokenizer", "merges.first", a, static_cast<index_t>(k));
       expects(b >= 0 && b < made, "bpe_tokenizer", "merges.second", b, static_cast<index_t>(k));
-      expects(seen.emplace(pair_key(a, b), k).second, "bpe_tokenizer", "merges.first", a, static_cast<index_t>(k));
+      expects(seen.insert(pair_key(a, b), k) == k, "bpe_tokenizer", "merges.first", a, static_cast<index_t>(k));
     }
     prepare(merges);
   }
@@ -104,17 +151,30 @@ class bpe_tokenizer {
     return std::string_view(bytes_).substr(first_byte_[t], first_byte_[t + 1] - first_byte_[t]);
   }
 
-  /// Applies the merges in their order, each from left to right. The training text becomes what training left. The text
-  /// is cut where no token has the two bytes side by side, and each piece is encoded with a heap: O(n log piece).
+  /// What is left when the merges are applied in their order, each from left to right; the training text becomes what
+  /// training left. O(n): greedy longest tokens, with one step back wherever two neighbours could not both be left.
+  /// Source: van Antwerpen and Neubeck, "So many tokens, so little time", GitHub 2024 (the backtracking encoder of
+  /// their crate bpe). Memory: the tokens, and one bit for each byte of text.
   std::vector<token_id> encode(std::string_view text) const {
     std::vector<token_id> tokens;
-    tokens.reserve(text.size() / 2);
-    piece_encoder encoder;
-    for (std::size_t first = 0; first < text.size();) {
-      std::size_t last = first + 1;
-      while (last < text.size() && joined_[joint(text[last - 1], text[last])]) ++last;
-      encoder.run(tokens, text.substr(first, last - first), rank_);
-      first = last;
+    tokens.reserve(text.size() / 3);
+    std::vector<bool> dead(text.size() + 1);  // ends of prefixes that no further token can follow
+    std::size_t position = 0;
+    token_id next = text.empty() ? -1 : longest_match(text);
+    while (next >= 0) {
+      const std::size_t end = position + bytes(next).size();
+      if (!dead[end] && (tokens.empty() || compatible(tokens.back(), next))) {
+        tokens.push_back(next);
+        position = end;
+        next = position < text.size() ? longest_match(text.substr(position)) : -1;
+      } else if (shorter_[static_cast<std::size_t>(next)] >= 0) {
+        next = shorter_[static_cast<std::size_t>(next)];
+      } else {
+        dead[position] = true;
+        next = tokens.back();  // never empty: the tokens of a text's true encoding are always compatible
+        tokens.pop_back();
+        position -= bytes(next).size();
+      }
     }
     return tokens;
   }
@@ -137,10 +197,9 @@ class bpe_tokenizer {
   struct mix {
     std::size_t operator()(std::uint64_t x) const {
       x *= 0x9E3779B97F4A7C15u;
-      return static_cast<std::size_t>(x ^ x >> 29);
+      return static_cast<std::size_t>(x ^ x >> 32);
     }
   };
-  using rank_map = std::unordered_map<std::uint64_t, token_id, mix>;
 
   /// The text during training. slot_[i] is a token's id at its first and at its last byte, so that both neighbours of a
   /// token are found from its ends.
@@ -168,7 +227,7 @@ class bpe_tokenizer {
       }
     }
     /// Merges the most frequent pair and returns it; {-1, -1} if none has min_count.
-    std::pair<token_id, token_id> merge_best(index_t min_count) {
+    std::pair<token_id, token_id> merge_best(index_t min_count, index_t max_bytes) {
       while (!heap_.empty()) {
         const candidate top = heap_.top();
         heap_.pop();
@@ -182,10 +241,12 @@ class bpe_tokenizer {
           continue;
         }
         if (top.count < min_count) break;
-        const std::vector<std::int32_t> at = std::move(found->second.at);
-        pairs_.erase(found);
         const std::pair<token_id, token_id> merged{static_cast<token_id>(top.key >> 32),
                                                    static_cast<token_id>(top.key & 0xFFFFFFFFu)};
+        const bool too_long = length(merged.first) + length(merged.second) > max_bytes;
+        const std::vector<std::int32_t> at = std::move(found->second.at);
+        pairs_.erase(found);
+        if (too_long) continue;
         merge(merged.first, merged.second, at);
         return merged;
       }
@@ -209,18 +270,16 @@ class bpe_tokenizer {
     /// have become part of a newer one.
     void merge(token_id a, token_id b, const std::vector<std::int32_t>& at) {
       const auto made = static_cast<token_id>(length_.size());
-      const std::int32_t length_a = length_[static_cast<std::size_t>(a)],
-                         length_b = length_[static_cast<std::size_t>(b)];
-      const std::int32_t length = length_a + length_b;
-      length_.push_back(length);
+      const std::int32_t length_a = length(a), both = length_a + length(b);
+      length_.push_back(both);
       const auto n = static_cast<std::int32_t>(slot_.size());
       fresh_.clear();
       for (const std::int32_t i : at) {
         if (slot(i) != a || i + length_a >= n || slot(i + length_a) != b) continue;
-        const std::int32_t end = i + length;
+        const std::int32_t end = i + both;
         if (i > 0) {
           const token_id left = slot(i - 1);
-          const std::int32_t start = i - length_[static_cast<std::size_t>(left)];
+          const std::int32_t start = i - length(left);
           lose(left, a);
           gain(left, made, start);
         }
@@ -237,6 +296,7 @@ class bpe_tokenizer {
         if (found != pairs_.end()) heap_.push({found->second.count, key});
       }
     }
+    std::int32_t length(token_id t) const { return length_[static_cast<std::size_t>(t)]; }
     token_id& slot(std::int32_t i) { return slot_[static_cast<std::size_t>(i)]; }
     void lose(token_id a, token_id b) {
       const auto found = pairs_.find(pair_key(a, b));
@@ -257,50 +317,6 @@ class bpe_tokenizer {
     std::vector<std::uint64_t> fresh_;
   };
 
-  /// A piece as a linked list of tokens, and a heap of the pairs that a merge would join, by rank, then by position.
-  class piece_encoder {
-   public:
-    void run(std::vector<token_id>& out, std::string_view piece, const rank_map& rank) {
-      const std::size_t n = piece.size();
-      token_.resize(n);
-      next_.resize(n);
-      before_.resize(n);
-      for (std::size_t i = 0; i < n; ++i) {
-        token_[i] = static_cast<unsigned char>(piece[i]);
-        next_[i] = i + 1;
-        before_[i] = i - 1;  // of the first: never used
-      }
-      for (std::size_t i = 0; i + 1 < n; ++i) offer(i, i + 1, rank);
-      while (!heap_.empty()) {
-        std::pop_heap(heap_.begin(), heap_.end(), std::greater<>{});
-        const auto [made, i] = heap_.back();
-        heap_.pop_back();
-        if (token_[i] < 0 || next_[i] == n) continue;
-        const std::size_t j = next_[i];
-        const auto found = rank.find(pair_key(token_[i], token_[j]));
-        if (found == rank.end() || found->second != made) continue;
-        token_[i] = made;
-        token_[j] = -1;
-        next_[i] = next_[j];
-        if (next_[i] < n) before_[next_[i]] = i;
-        if (i > 0) offer(before_[i], i, rank);
-        if (next_[i] < n) offer(i, next_[i], rank);
-      }
-      for (std::size_t i = 0; i < n; i = next_[i]) out.push_back(token_[i]);
-    }
-
-   private:
-    void offer(std::size_t i, std::size_t j, const rank_map& rank) {
-      const auto found = rank.find(pair_key(token_[i], token_[j]));
-      if (found == rank.end()) return;
-      heap_.emplace_back(found->second, i);
-      std::push_heap(heap_.begin(), heap_.end(), std::greater<>{});
-    }
-    std::vector<token_id> token_;
-    std::vector<std::size_t> next_, before_;
-    std::vector<std::pair<token_id, std::size_t>> heap_;
-  };
-
   void prepare(std::span<const std::pair<token_id, token_id>> merges) {
     merges_.assign(merges.begin(), merges.end());
     first_byte_.push_back(0);
@@ -308,21 +324,72 @@ class bpe_tokenizer {
       bytes_ += static_cast<char>(static_cast<unsigned char>(t));
       first_byte_.push_back(bytes_.size());
     }
-    rank_.reserve(merges.size());
     for (std::size_t k = 0; k < merges.size(); ++k) {
-      const std::string left(bytes(merges[k].first)), right(bytes(merges[k].second));
-      joined_[joint(left.back(), right.front())] = true;
-      bytes_ += left + right;
+      bytes_ += std::string(bytes(merges[k].first)) + std::string(bytes(merges[k].second));
       first_byte_.push_back(bytes_.size());
-      rank_.emplace(pair_key(merges[k].first, merges[k].second), static_cast<token_id>(256 + k));
+      rank_.insert(pair_key(merges[k].first, merges[k].second), static_cast<token_id>(256 + k));
+    }
+    // A token is left by its own bytes unless a merge before it crosses its border; training never makes such a token.
+    std::vector<bool> reachable(static_cast<std::size_t>(vocabulary_size()), true);
+    for (std::size_t k = 0; k < merges.size(); ++k) {
+      const auto [a, b] = merges[k];
+      reachable[256 + k] = reachable[static_cast<std::size_t>(a)] && reachable[static_cast<std::size_t>(b)] &&
+                           compatible(a, b, static_cast<token_id>(256 + k));
+    }
+    node_token_.assign(1, -1);
+    for (token_id t = 0; t < vocabulary_size(); ++t) {
+      if (!reachable[static_cast<std::size_t>(t)]) continue;
+      std::uint32_t node = 0;
+      for (const char c : bytes(t)) {
+        node = child_.insert(edge(node, c), static_cast<std::uint32_t>(node_token_.size()));
+        if (node == node_token_.size()) node_token_.push_back(-1);
+      }
+      node_token_[node] = t;
+    }
+    shorter_.assign(static_cast<std::size_t>(vocabulary_size()), -1);
+    for (token_id t = 256; t < vocabulary_size(); ++t)
+      if (reachable[static_cast<std::size_t>(t)])
+        shorter_[static_cast<std::size_t>(t)] = longest_match(bytes(t).substr(0, bytes(t).size() - 1));
+  }
+  static std::uint64_t edge(std::uint32_t node, char c) {
+    return std::uint64_t{node} << 8 | static_cast<unsigned char>(c);
+  }
+  token_id longest_match(std::string_view text) const {
+    std::uint32_t node = 0;
+    token_id best = -1;
+    for (const char c : text) {
+      const std::uint32_t* const child = child_.find(edge(node, c));
+      if (child == nullptr) break;
+      node = *child;
+      if (node_token_[node] >= 0) best = node_token_[node];
+    }
+    return best;
+  }
+  /// Whether no merge before `limit` crosses the border of two tokens side by side: takes them apart again in the
+  /// reverse order of the merges, the right one first where both were made by the same merge, and looks at the pair
+  /// that meets at the border.
+  bool compatible(token_id a, token_id b, token_id limit = std::numeric_limits<token_id>::max()) const {
+    while (true) {
+      const token_id* const joined = rank_.find(pair_key(a, b));
+      if (joined != nullptr && *joined < limit) return false;
+      if (a > b ? a < 256 : b < 256) return true;
+      if (a > b) {
+        limit = a;
+        a = merges_[static_cast<std::size_t>(a - 256)].second;
+      } else {
+        limit = b + 1;
+        b = merges_[static_cast<std::size_t>(b - 256)].first;
+      }
     }
   }
 
   std::vector<std::pair<token_id, token_id>> merges_;
-  std::string bytes_;                    // of all tokens, one after another
-  std::vector<std::size_t> first_byte_;  // V + 1 of them
-  rank_map rank_;
-  std::bitset<std::size_t{1} << 16> joined_;  // pairs of bytes that some token has side by side
+  std::string bytes_;                      // of all tokens, one after another
+  std::vector<std::size_t> first_byte_;    // V + 1 of them
+  detail::flat_map<token_id> rank_;        // the token that joins a pair
+  detail::flat_map<std::uint32_t> child_;  // of the trie's nodes, by edge
+  std::vector<token_id> node_token_;       // the token that ends at a node, or -1
+  std::vector<token_id> shorter_;          // the longest other token that a token begins with, or -1
 };
 
 /// Words: runs of a-z after lower-casing A-Z, ".", and "\n\n"; everything else separates. Ids by decreasing count, then
