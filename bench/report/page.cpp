@@ -74,7 +74,10 @@ std::string draw(const std::filesystem::path& dir, const std::string& name, int 
   std::string path = script.string();  // in single quotes for the shell
   for (std::size_t i = 0; (i = path.find('\'', i)) != std::string::npos; i += 4) path.replace(i, 1, "'\\''");
   std::filesystem::remove(picture, ec);
-  if (std::system(("gnuplot '" + path + "' 2>/dev/null").c_str()) != 0) return {};
+  if (std::system(("gnuplot '" + path + "' 2>/dev/null").c_str()) != 0) {
+    std::fprintf(stderr, "gnuplot cannot draw %s\n", script.c_str());
+    return {};
+  }
   std::ifstream in(picture);
   std::stringstream all;
   all << in.rdbuf();
@@ -103,15 +106,18 @@ std::string speed_up_bars(const std::filesystem::path& dir, const std::vector<ro
     }
     const double t = r->time_ratio(), p = r->peer_time_ratio(), w = r->work_ratio();
     data += digits(t) + ' ' + digits(-y) + ' ' + digits(std::min(1.0, t)) + ' ' + digits(std::max(1.0, t)) + ' ' +
-            digits(-y - 0.34) + ' ' + digits(-y + 0.34) + ' ' + (t >= 1 ? "0" : "1") + '\n';
+            digits(-y - 0.34) + ' ' + digits(-y + 0.34) + ' ' + (loses(t) ? "1" : "0") + '\n';
     if (std::isfinite(p) && p > 0) peers += digits(p) + ' ' + digits(-y) + '\n', any_peer = true;
     if (std::isfinite(w) && w > 0 && std::abs(w / t - 1) > 0.02)
       work += digits(w) + ' ' + digits(-y) + '\n', any_work = true;
     for (const double x : {t, p, w})
       if (std::isfinite(x) && x > 0) lowest = std::min(lowest, x), highest = std::max(highest, x);
     tics += (tics.empty() ? "" : ", ") + gp_string(r->description.workload) + ' ' + digits(-y);
-    values += "set label " + gp_string(factor(t)) + " at " + digits(std::max(t, 1.0)) + ", " + digits(-y) +
-              " offset 0.6,0 left font \",12\" textcolor rgb \"" + (t >= 1 ? "#2b2f36" : loss) + "\" front\n";
+    double label_at = std::max(t, 1.0);
+    for (const double marker : {std::min(w, p), std::max(w, p)})  // beside the bar, and not under a marker
+      if (marker > 0.95 * label_at && marker < 1.35 * label_at) label_at = marker;
+    values += "set label " + gp_string(factor(t)) + " at " + digits(label_at) + ", " + digits(-y) +
+              " offset 0.6,0 left font \",12\" textcolor rgb \"" + (loses(t) ? loss : "#2b2f36") + "\" front\n";
     ++y;
   }
   std::size_t longest = 0;
@@ -126,7 +132,8 @@ std::string speed_up_bars(const std::filesystem::path& dir, const std::vector<ro
        "\"%g×\"\nset mxtics 1\n"
        "set xlabel \"wall time of the naive program / wall time of sluice (logarithmic)\" textcolor rgb \"#4a4f57\"\n"
        "set arrow from 1, graph 0 to 1, graph 1 nohead linecolor rgb \"#2b2f36\" linewidth 1.4 front\n"
-       "set key at screen 0.5, screen 0.985 center top horizontal samplen 1.5 spacing 1.2\nset style fill solid 1.0 "
+       "unset key\nset tmargin 1.5\nset style fill "
+       "solid 1.0 "
        "noborder\n"
        "plot $bars using 1:($7 == 0 ? $2 : NaN):3:4:5:6 with boxxyerror linecolor rgb \"" +
        std::string(ours) +
@@ -227,7 +234,7 @@ figure curve(const std::filesystem::path& dir, const std::string& slug, const st
   }
   const double first = x(rows.front()), last = x(rows.back());
   if (first > 0 && last / first > 20) {
-    g += "set logscale x 2\n";
+    g += "set logscale x 2\nset xrange [" + digits(first / 1.25) + ':' + digits(last * 1.25) + "]\n";
     std::string tics;
     for (const auto* r : rows) {
       const double v = x(r);
@@ -250,7 +257,8 @@ figure curve(const std::filesystem::path& dir, const std::string& slug, const st
     g += "set yrange [0:" + digits(high * 1.12) + "]\n";
   g += std::string("set format y \"") + (!theory && !rates ? "%.0s %cs" : rates && !theory ? "%.0s %c" : "%g") + "\"\n";
   g += "set xlabel " + gp_string(key) +
-       " textcolor rgb \"#4a4f57\"\nset key outside below center horizontal samplen 2 spacing 1.1\n" + plot + '\n';
+       " textcolor rgb \"#4a4f57\"\nset key outside top left horizontal Left reverse samplen 2 spacing 1.1 width -1\n" +
+       plot + '\n';
   f.svg = draw(dir, file_name(slug + '-' + family), 540, 360, g);
   f.caption = theory  ? "Points: measured. Dashed: what theory predicts from the laws of the two models."
               : rates ? "Higher is better."
@@ -265,7 +273,8 @@ main{max-width:1180px;margin:0 auto;padding:32px 24px 64px}h1{font-size:28px;mar
 p{margin:4px 0 12px;max-width:80ch;color:var(--soft)}section,figure{background:var(--paper);border:1px solid var(--line);border-radius:8px}
 figure{margin:0;padding:14px 16px 8px}figure svg{width:100%;height:auto;display:block}figcaption{color:var(--soft);font-size:13px;padding:4px 0 6px}
 figure h3{margin:0 0 6px;font-size:15px}.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(480px,1fr));gap:16px}
-.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:13.5px}th,td{padding:7px 10px;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
+.key{margin:0 0 4px;font-size:13px}.key i{display:inline-block;width:22px;height:12px;margin:0 7px 0 22px;vertical-align:-1px}.key i:first-child{margin-left:0}
+.key b{margin:0 7px 0 22px;color:#12212b}.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:13.5px}th,td{padding:7px 10px;text-align:left;vertical-align:top;border-bottom:1px solid var(--line)}
 th{font-weight:600;color:var(--soft);background:var(--wash);white-space:nowrap}td.n,th.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}
 tr.t td{background:#eef4f7;font-weight:700;color:var(--ours)}td.x{font-weight:700;color:var(--ours)}td.x.bad,td.bad{color:var(--bad);font-weight:700}
 tr.d td{padding-top:0;color:var(--soft);font-size:13px}tr.r td{border-bottom:0;padding-bottom:3px}dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 18px;margin:0;padding:14px 18px;font-size:14px}
@@ -306,7 +315,10 @@ bool write_page(const std::string& out, const std::vector<row_result>& rows, con
        << escape(of("text")) << " · mode " << escape(of("mode")) << " · commit " << escape(of("commit")) << " · "
        << escape(of("date")) << "</p>\n";
   if (!bars.empty())
-    page << "<h2>Speed-up over the naive program</h2>\n<figure>" << bars
+    page << "<h2>Speed-up over the naive program</h2>\n<figure><p class=\"key\"><i style=\"background:" << ours
+         << "\"></i>sluice is faster<i style=\"background:" << loss
+         << "\"></i>sluice is slower<b>\u25c6</b>ratio of the work<b style=\"color:" << theirs[1]
+         << "\">\u25cf</b>fastest peer / sluice</p>" << bars
          << "<figcaption>One bar for each technique and workload, medians of interleaved repetitions, all variants "
             "built with the same flags. A bar to "
             "the left of 1 is a workload on which sluice loses.</figcaption></figure>\n";
@@ -332,7 +344,7 @@ bool write_page(const std::string& out, const std::vector<row_result>& rows, con
       page << "<tr class=\"t\"><td colspan=\"13\">" << escape(technique = d.slug) << "</td></tr>\n";
     const auto cell = [&](const std::string& s) { page << "<td class=\"n\">" << escape(s) << "</td>"; };
     const auto ratio = [&](double x) {
-      page << "<td class=\"n x" << (x < 1 ? " bad" : "") << "\">" << factor(x) << "</td>";
+      page << "<td class=\"n x" << (loses(x) ? " bad" : "") << "\">" << factor(x) << "</td>";
     };
     page << "<tr class=\"r\"><td>" << escape(d.workload) << "</td><td>" << escape(d.unit) << "</td>";
     cell(number(a ? a->work : missing)), cell(number(b ? b->work : missing)), ratio(r.work_ratio());

@@ -64,9 +64,10 @@ struct plan {
 plan make_plan(const std::string& filter);
 std::vector<row_result> run(const plan& what);
 
-std::string number(double x);   // three significant digits
-std::string seconds(double x);  // with its unit
-std::string factor(double x);   // "4.57x"
+std::string number(double x);                              // three significant digits
+std::string seconds(double x);                             // with its unit
+std::string factor(double x);                              // "4.57x"
+inline bool loses(double ratio) { return ratio < 0.995; }  // what is printed as 1.00x is no loss
 
 std::string text_table(const std::vector<row_result>& rows, int width, bool colour);
 std::string markdown_table(const std::vector<row_result>& rows);

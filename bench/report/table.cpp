@@ -125,11 +125,19 @@ std::string text_table(const std::vector<row_result>& rows, int width, bool colo
   const std::size_t line = margin + w_workload + w_unit + w_quality + numbers;
   const std::string indent(margin, ' '), space(gap, ' ');
   std::string out;
-  out += indent + left("", w_workload) + space + left("work unit", w_unit) + ' ' + right("naive", w) + ' ' +
-         right("sluice", w) + ' ' + right("ratio", w_factor) + space + right("time", w) + ' ' + right("sluice", w) +
-         ' ' + right("ratio", w_factor) + ' ' + right("peer", w_factor) + space + left("quality", w_quality) + ' ' +
-         right("naive", w) + ' ' + right("sluice", w) + ' ' + left("ok?", w_ok) + '\n';
-  std::string technique;
+  const std::size_t work_columns = w_unit + 2 * w + w_factor + 3, time_columns = 2 * w + 2 * w_factor + 3;
+  const auto heading = [&](const std::string& name,
+                           std::size_t columns_of) {  // "──── work ────" over the columns of a group
+    const std::size_t bars = columns_of - columns(name) - 2;
+    return repeat("─", bars / 2) + ' ' + name + ' ' + repeat("─", bars - bars / 2);
+  };
+  out += indent + left("", w_workload) + space + heading("work", work_columns) + space +
+         heading("wall time", time_columns) + space + heading("quality", w_quality + 2 * w + w_ok + 3) + '\n';
+  out += indent + left("technique, workload", w_workload) + space + left("unit", w_unit) + ' ' + right("naive", w) +
+         ' ' + right("sluice", w) + ' ' + right("ratio", w_factor) + space + right("naive", w) + ' ' +
+         right("sluice", w) + ' ' + right("ratio", w_factor) + ' ' + right("peer", w_factor) + space +
+         left("measure", w_quality) + ' ' + right("naive", w) + ' ' + right("sluice", w) + " ok?\n";
+  std::string technique, last_said;
   for (const auto& r : rows) {
     const auto& d = r.description;
     if (d.slug != technique) {
@@ -143,7 +151,7 @@ std::string text_table(const std::vector<row_result>& rows, int width, bool colo
     };
     const auto shown = [&](double x, std::size_t width_of) {
       const std::string s = right(factor(x), width_of);
-      return std::isnan(x) ? s : paint(x >= 1 ? "32" : "31", s);
+      return std::isnan(x) ? s : paint(loses(x) ? "31" : "32", s);
     };
     const auto workload = wrap(d.workload, w_workload), unit = wrap(d.unit, w_unit),
                quality = wrap(d.quality.name, w_quality);
@@ -167,9 +175,12 @@ std::string text_table(const std::vector<row_result>& rows, int width, bool colo
         out += std::string(middle, ' ') + ' ' + part(quality, i) + '\n';
       }
     }
-    std::string notes;
-    if (!d.claim.empty()) notes += "paper: " + d.claim;
-    for (const std::string& s : {d.note, peer_note(r).empty() ? std::string() : "peers: " + peer_note(r)})
+    std::string notes, said;  // what a family says of itself is printed with its first row
+    if (!d.claim.empty()) said += "paper: " + d.claim;
+    if (!d.note.empty()) said += (said.empty() ? "" : " · ") + d.note;
+    if (said != last_said) notes = said;
+    last_said = said;
+    for (const std::string& s : {peer_note(r).empty() ? std::string() : "peers: " + peer_note(r)})
       if (!s.empty()) notes += (notes.empty() ? "" : " · ") + s;
     if (!notes.empty())
       for (const auto& l : wrap(notes, line - margin - 4)) out += indent + "    " + paint("2", l) + '\n';
