@@ -12,8 +12,13 @@
 #include <utility>
 #include <vector>
 
-// A key that the inputs lack is a failed case, not the end of the program.
-#define JSON_ASSERT(condition) ((condition) ? void() : throw std::logic_error("JSON access: " #condition))
+namespace golden::detail {
+/// A key that the inputs lack makes a failed case: the library only asserts it, which would end the program.
+inline void check_access(bool ok, const char* condition) {
+  if (!ok) throw std::logic_error(std::string("JSON access: ") + condition);
+}
+}  // namespace golden::detail
+#define JSON_ASSERT(condition) ::golden::detail::check_access(static_cast<bool>(condition), #condition)
 #include <nlohmann/json.hpp>
 
 /// Kinds of golden cases. A file beside this one defines
