@@ -47,6 +47,15 @@ class priority_sampling {
     if (weight > 0) insert({item, weight, u});
   }
 
+  /// The next item with a uniform of the user's, in (0, 1]: a hash of the item's name makes the samples of different
+  /// weightings alike. Throws invalid_argument, nothing changed, if u is outside (0, 1] or add would throw.
+  void add_at(index_t item, double weight, double u) {
+    expects(weight >= 0 && std::isfinite(weight), "priority_sampling::add_at", "weight", weight);
+    expects(u > 0 && u <= 1, "priority_sampling::add_at", "u", u);
+    ++seen_;
+    if (weight > 0) insert({item, weight, u});
+  }
+
   /// The items of another shard. Both must number their items apart and have the same k: otherwise throws
   /// invalid_argument.
   void merge(const priority_sampling& other) {
