@@ -1,0 +1,267 @@
+#pragma once
+#include <sluice/core/expects.hpp>
+#include <sluice/core/tensor.hpp>
+#include <sluice/speculate/language_model.hpp>
+#include <sluice/speculate/verification.hpp>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <utility>
+#include <vector>
+
+/// Token trees: which nodes a round drafts (shape), the nodes it did draft, and the walk from the root that verifies
+/// them (SpecInfer's multi-step verification). The walk is lossless whenever every node's rule is exact for the way its
+/// children were drawn and, given the node, the children are drawn independently of everything deeper.
+/// Sources: Miao et al., SpecInfer (arXiv:2305.09781), section 4.3; Chen et al., Sequoia (arXiv:2402.12374), section
+/// 3.1 for the static tree of a node budget.
+namespace sluice {
+
+/// How many children every node drafts. Nodes are numbered breadth first, 0 is the root (the last committed token,
+/// not drafted), so a level and the children of a node are contiguous, and a tree cut at a depth is a prefix.
+class tree_shape {
+ public:
+  /// The root alone: nothing is drafted.
+  tree_shape() : tree_shape(std::vector<index_t>{0}) {}
+  /// n_children[i] of node i, breadth first, one entry a node, the root first. Throws invalid_argument if an entry is
+  /// negative or the entries do not describe one tree. O(nodes).
+  explicit tree_shape(std::vector<index_t> n_children) : n_children_(std::move(n_children)) {
+    const index_t n = std::ssize(n_children_);
+    expects(n >= 1, "tree_shape", "n_children.size", n);
+    first_child_.resize(n_children_.size());
+    depth_.assign(n_children_.size(), 0);
+    parent_.assign(n_children_.size(), -1);
+    index_t next = 1;
+    for (index_t i = 0; i < n; ++i) {
+      const index_t k = n_children_[static_cast<std::size_t>(i)];
+      expects(k >= 0 && k <= n - next && i < next, "tree_shape", "n_children", k, i);
+      first_child_[static_cast<std::size_t>(i)] = next;
+      for (index_t c = next; c < next + k; ++c) {
+        depth_[static_cast<std::size_t>(c)] = depth_[static_cast<std::size_t>(i)] + 1;
+        parent_[static_cast<std::size_t>(c)] = i;
+      }
+      next += k;
+      most_children_ = std::max(most_children_, k);
+      n_internal_ += k > 0;
+    }
+    expects(next == n, "tree_shape", "n_children.size", n);
+  }
+
+  index_t n_drafted() const { return std::ssize(n_children_) - 1; }  ///< nodes without the root: the draft budget
+  index_t depth() const { return depth_.back(); }                    ///< tokens on the longest path
+  index_t most_children() const { return most_children_; }
+  index_t n_internal() const { return n_internal_; }  ///< nodes with children: draft rows of a round
+  index_t n_children(index_t node) const { return n_children_[static_cast<std::size_t>(node)]; }
+  index_t first_child(index_t node) const { return first_child_[static_cast<std::size_t>(node)]; }
+  index_t parent(index_t node) const { return parent_[static_cast<std::size_t>(node)]; }
+  index_t depth(index_t node) const { return depth_[static_cast<std::size_t>(node)]; }
+  friend bool operator==(const tree_shape& a, const tree_shape& b) { return a.n_children_ == b.n_children_; }
+
+ private:
+  std::vector<index_t> n_children_, first_child_, depth_, parent_;
+  index_t most_children_ = 0, n_internal_ = 0;
+};
+
+namespace detail {
+inline constexpr index_t most_nodes = index_t{1} << 24;
+}  // namespace detail
+
+/// One path of `gamma` tokens. gamma = 0 drafts nothing and is legal. Throws invalid_argument if gamma < 0.
+inline tree_shape chain_shape(index_t gamma) {
+  expects(gamma >= 0 && gamma < detail::most_nodes, "chain_shape", "gamma", gamma);
+  std::vector<index_t> n_children(static_cast<std::size_t>(gamma) + 1, 1);
+  n_children.back() = 0;
+  return tree_shape(std::move(n_children));
+}
+
+/// `n_paths` children of the root, each followed by a path: n_paths * depth nodes.
+/// Throws invalid_argument if n_paths < 1 or depth < 0.
+inline tree_shape independent_paths(index_t n_paths, index_t depth) {
+  expects(n_paths >= 1 && n_paths < detail::most_nodes, "independent_paths", "n_paths", n_paths);
+  expects(depth >= 0 && depth < detail::most_nodes / n_paths, "independent_paths", "depth", depth);
+  if (depth == 0) return {};
+  std::vector<index_t> n_children(static_cast<std::size_t>(n_paths * depth) + 1, 1);
+  n_children.front() = n_paths;
+  std::fill(n_children.end() - n_paths, n_children.end(), 0);
+  return tree_shape(std::move(n_children));
+}
+
+/// Every node down to `depth` has n_children children: n + n^2 + ... + n^depth nodes.
+/// Throws invalid_argument if n_children < 1, depth < 0 or the tree has more than 2^24 nodes.
+inline tree_shape full_tree(index_t n_children, index_t depth) {
+  expects(n_children >= 1 && n_children < detail::most_nodes, "full_tree", "n_children", n_children);
+  expects(depth >= 0 && depth < detail::most_nodes, "full_tree", "depth", depth);
+  index_t internal = 0, level = 1;
+  for (index_t d = 0; d < depth; ++d) {
+    internal += level;
+    expects(level <= (detail::most_nodes - internal) / n_children, "full_tree", "depth", depth);
+    level *= n_children;
+  }
+  std::vector<index_t> counts(static_cast<std::size_t>(internal), n_children);
+  counts.resize(static_cast<std::size_t>(internal + level), 0);
+  return tree_shape(std::move(counts));
+}
+
+/// A shape and what it is expected to emit.
+struct tree_plan {
+  tree_shape shape;
+  double expected_tokens = 1;  ///< per target call, correction or bonus included
+};
+
+/// The shape with at most `budget` drafted nodes and `depth` levels that emits most tokens a call, if the child of rank
+/// k is the accepted one with probability acceptance[k] at every node (decoder_stats::child_accepted / child_tested is
+/// the measurement). Sequoia's dynamic programme, F_d(b) the best of a subtree of b nodes and depth d:
+///     F_0(b) = 1,    F_d(b) = 1 + max sum_k acceptance[k] F_{d-1}(b_k),    sum_k b_k <= b - 1, b_k >= 1 up to the
+///     last.
+/// Ties take fewer nodes. O(depth budget^2 K) time, O(depth budget K) memory, K = acceptance.size().
+/// Throws invalid_argument if budget < 0, depth < 0, an acceptance is outside [0, 1] or their sum exceeds 1 by more
+/// than 1e-9. Source: Sequoia, arXiv:2402.12374, proposition 3.4; differs: the budget counts drafted nodes, without the
+/// root, and need not be used up.
+inline tree_plan best_tree(std::span<const double> acceptance, index_t budget, index_t depth) {
+  expects(budget >= 0 && budget < detail::most_nodes, "best_tree", "budget", budget);
+  expects(depth >= 0, "best_tree", "depth", depth);
+  double total = 0;
+  for (index_t k = 0; k < std::ssize(acceptance); ++k) {
+    const double a = acceptance[static_cast<std::size_t>(k)];
+    expects(a >= 0 && a <= 1, "best_tree", "acceptance", a, k);
+    total += a;
+  }
+  expects(total <= 1 + 1e-9, "best_tree", "acceptance.sum", total);
+  const std::size_t n_ranks = acceptance.size(), width = static_cast<std::size_t>(budget) + 1;
+  const std::size_t levels = static_cast<std::size_t>(std::min(depth, budget));  // a path cannot be deeper
+  // best[b]: value of a subtree with b nodes below its root. rest[k][m]: value of the children of rank k and later if
+  // they share m nodes; share[d][k][m]: how many of them the child of rank k takes, itself included.
+  std::vector<double> best(width, 1.0), rest((n_ranks + 1) * width, 0.0);
+  std::vector<std::int32_t> share(levels * n_ranks * width, 0);
+  for (std::size_t d = 0; d < levels; ++d) {
+    for (std::size_t k = n_ranks; k-- > 0;)
+      for (std::size_t m = 0; m < width; ++m) {
+        double value = 0;
+        std::int32_t taken = 0;
+        for (std::size_t c = 1; c <= m; ++c) {
+          const double v = acceptance[k] * best[c - 1] + rest[(k + 1) * width + m - c];
+          if (v > value) value = v, taken = static_cast<std::int32_t>(c);
+        }
+        rest[k * width + m] = value;
+        share[(d * n_ranks + k) * width + m] = taken;
+      }
+    for (std::size_t m = 0; m < width && n_ranks > 0; ++m) best[m] = 1 + rest[m];
+  }
+  struct subtree {
+    std::size_t levels, nodes;
+  };
+  std::vector<subtree> queue{{levels, static_cast<std::size_t>(budget)}};  // breadth first: grows while it is read
+  std::vector<index_t> n_children;
+  for (std::size_t i = 0; i < queue.size(); ++i) {
+    auto [level, nodes] = queue[i];
+    index_t count = 0;
+    for (std::size_t k = 0; level > 0 && k < n_ranks; ++k) {
+      const auto c = static_cast<std::size_t>(share[((level - 1) * n_ranks + k) * width + nodes]);
+      if (c == 0) break;
+      queue.push_back({level - 1, c - 1});
+      nodes -= c;
+      ++count;
+    }
+    n_children.push_back(count);
+  }
+  return {tree_shape(std::move(n_children)), best.back()};
+}
+
+/// The nodes that a round drafted: a shape filled with tokens, possibly with fewer nodes (a draft whose support is
+/// exhausted, a stop token). Node 0 is the root. Siblings are contiguous, parents come first.
+class drafted_tree {
+ public:
+  drafted_tree() { clear(); }
+  /// Later rounds of at most n drafted nodes allocate nothing.
+  void reserve(index_t n) {
+    const std::size_t size = static_cast<std::size_t>(n) + 1;
+    tree_.token.reserve(size);
+    tree_.parent.reserve(size);
+    first_child_.reserve(size);
+    n_children_.reserve(size);
+    depth_.reserve(size);
+  }
+  /// Forgets all nodes but the root.
+  void clear(token_id root = -1) {
+    tree_.token.assign(1, root);
+    tree_.parent.assign(1, -1);
+    first_child_.assign(1, 0);
+    n_children_.assign(1, 0);
+    depth_.assign(1, 0);
+  }
+  /// Appends the children of `node`, once a node. Throws invalid_argument if there is no such node or it has children.
+  void add_children(index_t node, std::span<const token_id> tokens) {
+    expects(node >= 0 && node < size(), "drafted_tree::add_children", "node", node);
+    expects(n_children_[static_cast<std::size_t>(node)] == 0, "drafted_tree::add_children", "node", node);
+    first_child_[static_cast<std::size_t>(node)] = size();
+    n_children_[static_cast<std::size_t>(node)] = std::ssize(tokens);
+    const index_t depth = depth_[static_cast<std::size_t>(node)] + 1;
+    for (const token_id x : tokens) {
+      tree_.token.push_back(x);
+      tree_.parent.push_back(node);
+      first_child_.push_back(0);
+      n_children_.push_back(0);
+      depth_.push_back(depth);
+    }
+  }
+
+  index_t size() const { return std::ssize(tree_.token); }  ///< nodes, root included
+  index_t n_drafted() const { return size() - 1; }
+  token_id token(index_t node) const { return tree_.token[static_cast<std::size_t>(node)]; }
+  index_t parent(index_t node) const { return tree_.parent[static_cast<std::size_t>(node)]; }
+  index_t depth(index_t node) const { return depth_[static_cast<std::size_t>(node)]; }
+  index_t first_child(index_t node) const { return first_child_[static_cast<std::size_t>(node)]; }
+  index_t n_children(index_t node) const { return n_children_[static_cast<std::size_t>(node)]; }
+  std::span<const token_id> children(index_t node) const {
+    return std::span(tree_.token)
+        .subspan(static_cast<std::size_t>(n_children(node) ? first_child(node) : 0),
+                 static_cast<std::size_t>(n_children(node)));
+  }
+  const token_tree& tokens() const { return tree_; }
+
+ private:
+  token_tree tree_;
+  std::vector<index_t> first_child_, n_children_, depth_;
+};
+
+/// What the walk decided: `accepted` nodes, written to the path, then the token `next`. With a fault nothing is
+/// decided; fault.row is the node.
+struct tree_decision {
+  index_t accepted = 0;
+  token_id next = -1;
+  row_fault fault{};
+};
+
+/// Walks from the root: at each node `rule` decides among the children, and at a leaf draws the bonus from the
+/// target (a decision among no children). path receives the accepted nodes, parents first; it must have room for the
+/// depth of the tree. target_row(node) and draft_row(node) give the laws; draft_row is asked only where there are
+/// children, and neither behind the stop. Cost: one decision a visited node. Allocates nothing itself.
+/// Throws invalid_argument if path is too short, before the walk.
+template <class Rule, class TargetRow, class DraftRow, class R>
+tree_decision verify_tree(const Rule& rule, TargetRow&& target_row, DraftRow&& draft_row, std::span<index_t> path,
+                          const drafted_tree& tree, R& random) {
+  expects(std::ssize(path) >= tree.depth(tree.size() - 1), "verify_tree", "path.size", path.size());
+  tree_decision d;
+  for (index_t node = 0;;) {
+    const std::span<const token_id> children = tree.children(node);
+    using draft_row_t = std::remove_cvref_t<decltype(draft_row(node))>;
+    const node_decision n =
+        rule.decide(target_row(node), children.empty() ? draft_row_t{row_kind::probabilities, {}} : draft_row(node),
+                    children, random);
+    if (n.fault) {
+      d = {0, -1, n.fault};
+      d.fault.row = node;
+      return d;
+    }
+    if (n.child < 0) {
+      d.next = n.next;
+      return d;
+    }
+    node = tree.first_child(node) + n.child;
+    path[static_cast<std::size_t>(d.accepted++)] = node;
+  }
+}
+
+}  // namespace sluice
