@@ -52,7 +52,7 @@ struct tensor_traits<D> {
   static index_t extent(const D& x, index_t k) { return rank(x) == 1 ? x.size() : k == 0 ? x.rows() : x.cols(); }
   template <class X>
   static auto elements(X& x) {
-    return x.array();
+    return Eigen::ArrayWrapper<X>(x);  // not x.array(), which is a reference to a base if x is an array
   }
 };
 

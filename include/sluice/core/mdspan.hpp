@@ -28,7 +28,7 @@ concept mdspan_view = requires(const M& m) {
   requires M::is_always_unique();
   { M::rank() } -> std::convertible_to<std::size_t>;
   { m.extent(0) } -> std::convertible_to<index_t>;
-  { m.data_handle() } -> std::same_as<typename M::element_type*>;
+  { m.data_handle() } -> std::convertible_to<typename M::element_type*>;
   m.mapping().required_span_size();
   m.mapping().stride(0);
 };

@@ -111,8 +111,15 @@ void combine_arrays(Y&& y, Beta beta, const E&... summand) {
 }
 }  // namespace detail
 
+namespace detail {
 template <class D>
-concept eigen_dense = std::derived_from<D, Eigen::DenseBase<D>>;
+void as_dense(const Eigen::DenseBase<D>&);
+}
+/// Any dense expression of Eigen, and what derives from one (a segment is a class derived from Block).
+template <class D>
+concept eigen_dense = requires(const D& x) {
+  detail::as_dense(x);
+};
 
 template <eigen_dense D>
 struct tensor_traits<D> {
@@ -132,7 +139,7 @@ struct tensor_traits<D> {
   static index_t extent(const D& x, index_t k) { return rank(x) == 1 ? x.size() : k == 0 ? x.rows() : x.cols(); }
   template <class X>
   static auto elements(X& x) {
-    return x.array();
+    return Eigen::ArrayWrapper<X>(x);  // not x.array(), which is a reference to a base if x is an array
   }
 };
 
