@@ -1,0 +1,30 @@
+#pragma once
+// What a snippet finds without asking for it: all of sluice that needs no further library, and the usual standard
+// headers.
+#if __has_include(<sluice/sluice.hpp>)
+#include <sluice/sluice.hpp>
+#endif
+#include <sluice/core/thread_pool.hpp>
+#include <sluice/models/ngram_language_model.hpp>
+#include <sluice/models/text_generator.hpp>
+#include <sluice/models/tokenizers.hpp>
+
+#include <Eigen/Core>
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <functional>
+#include <numeric>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace docs {
+/// A page of snippets; its constructor, at namespace scope, announces it.
+struct page {
+  page(const char* name, void (*run)());
+};
+}  // namespace docs
