@@ -1,6 +1,7 @@
 #pragma once
 #include <sluice/core/expects.hpp>
 #include <sluice/random/decisions.hpp>
+#include <sluice/speculate/bounded_law.hpp>
 #include <sluice/speculate/token_law.hpp>
 #include <sluice/speculate/verification.hpp>
 
@@ -54,7 +55,13 @@ row_fault check_round(const request<S, Q>& r) {
 /// A token from target row i, nothing else read.
 template <class S, class R>
 decision draw_target(std::span<const token_row<S>> target, index_t i, R& random) {
-  const token_law<S> p(target[static_cast<std::size_t>(i)]);
+  const token_row<S>& row = target[static_cast<std::size_t>(i)];
+  if constexpr (std::same_as<S, float> && !decision_source<R>) {
+    const bounded_law p(row);
+    const index_t x = p.usable() ? p.draw(random) : -1;
+    if (x >= 0) return {{i, static_cast<token_id>(x)}, {}};
+  }
+  const token_law<S> p(row);
   if (!p.valid()) return {{0, -1}, p.fault("target", i)};
   return {{i, p.draw(random)}, {}};
 }
@@ -75,15 +82,9 @@ struct token_rejection {
     if (const row_fault f = detail::check_round(r)) return {{0, -1}, f};
     for (index_t i = 0; i < std::ssize(r.drafted); ++i) {
       const auto k = static_cast<std::size_t>(i);
-      const token_id x = r.drafted[k];
-      const token_law<S> p(r.target[k]);
-      if (!p.valid()) return {{0, -1}, p.fault("target", i)};
-      const token_law<Q> q(r.draft[k]);
-      if (!q.valid()) return {{0, -1}, q.fault("draft", i)};
-      if (const row_fault f = detail::check_lengths(p, q, i)) return {{0, -1}, f};
-      if (const row_fault f = detail::check_token(p, q, x, i, i)) return {{0, -1}, f};
-      if (!bernoulli_ratio(random, p.probability(x), q.probability(x)))
-        return {{i, residual_law<S, Q>(p, q).draw(random)}, {}};
+      const decision d = test(r.target[k], r.draft[k], r.drafted[k], i, i, random);
+      if (d.fault) return d;
+      if (d.result.accepted == 0) return {{i, d.result.next}, {}};
     }
     return detail::draw_target(r.target, std::ssize(r.drafted), random);
   }
@@ -103,20 +104,35 @@ struct token_rejection {
     if (children.size() > 1) return {-1, -1, {"children.size", -1, -1, static_cast<double>(children.size())}};
     const token_row<S> rows[2] = {target, target};
     const decision d = children.empty() ? detail::draw_target(std::span<const token_row<S>>(rows, 1), 0, random)
-                                        : one_child(target, draft, children[0], random);
+                                        : test(target, draft, children[0], 0, -1, random);
     return {d.fault || d.result.accepted == 0 ? index_t{-1} : index_t{0}, d.result.next, d.fault};
   }
 
  private:
+  /// One position: accepted 1, or 0 and the correction. `place` and `row` name the draft and its rows in a fault.
   template <class S, class Q, class R>
-  static decision one_child(const token_row<S>& target, const token_row<Q>& draft, token_id x, R& random) {
+  static decision test(const token_row<S>& target, const token_row<Q>& draft, token_id x, index_t place, index_t row,
+                       R& random) {
+    if constexpr (decision_source<R>) {
+      return test_exactly(target, draft, x, place, row, random,
+                          [&random](double px, double qx) { return bernoulli_ratio(random, px, qx); });
+    } else {
+      const double u = co53(random());
+      if constexpr (std::same_as<S, float> && std::same_as<Q, float>)
+        if (const auto settled = detail::reject_by_bounds(target, draft, x, u, random)) return {*settled, {}};
+      return test_exactly(target, draft, x, place, row, random, [u](double px, double qx) { return u * qx < px; });
+    }
+  }
+  template <class S, class Q, class R, class Accept>
+  static decision test_exactly(const token_row<S>& target, const token_row<Q>& draft, token_id x, index_t place,
+                               index_t row, R& random, Accept&& accept) {
     const token_law<S> p(target);
-    if (!p.valid()) return {{0, -1}, p.fault("target", -1)};
+    if (!p.valid()) return {{0, -1}, p.fault("target", row)};
     const token_law<Q> q(draft);
-    if (!q.valid()) return {{0, -1}, q.fault("draft", -1)};
-    if (const row_fault f = detail::check_lengths(p, q, -1)) return {{0, -1}, f};
-    if (const row_fault f = detail::check_token(p, q, x, 0, -1)) return {{0, -1}, f};
-    if (bernoulli_ratio(random, p.probability(x), q.probability(x))) return {{1, x}, {}};
+    if (!q.valid()) return {{0, -1}, q.fault("draft", row)};
+    if (const row_fault f = detail::check_lengths(p, q, row)) return {{0, -1}, f};
+    if (const row_fault f = detail::check_token(p, q, x, place, row)) return {{0, -1}, f};
+    if (accept(p.probability(x), q.probability(x))) return {{1, x}, {}};
     return {{0, residual_law<S, Q>(p, q).draw(random)}, {}};
   }
 };
