@@ -29,9 +29,9 @@ namespace detail {
 /// What is wrong with a draft's row, if anything: not a law (see token_law), or another length than the vocabulary.
 template <class S>
 row_fault check_draft(const token_law<S>& law, index_t vocabulary_size) {
+  if (!law.sparse() && law.size() != vocabulary_size) return {"draft", 0, -1, static_cast<double>(law.size())};
   if (!law.valid()) return law.fault("draft", 0);
-  const bool fits = law.sparse() ? law.highest_id() < vocabulary_size : law.size() == vocabulary_size;
-  if (!fits) return {"draft", 0, -1, static_cast<double>(law.sparse() ? law.highest_id() : law.size())};
+  if (law.highest_id() >= vocabulary_size) return {"draft", 0, -1, static_cast<double>(law.highest_id())};
   return {};
 }
 }  // namespace detail
