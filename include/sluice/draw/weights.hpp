@@ -18,8 +18,8 @@ namespace sluice {
 namespace detail {
 template <class W>
 concept eigen_weights =
-    eigen_dense<std::remove_cvref_t<W>> && std::remove_cvref_t<W>::IsVectorAtCompileTime &&
-    (std::remove_cvref_t<W>::InnerStrideAtCompileTime == 1) &&
+    eigen_dense<std::remove_cvref_t<W>> && bool(std::remove_cvref_t<W>::IsVectorAtCompileTime) &&
+    (int(std::remove_cvref_t<W>::InnerStrideAtCompileTime) == 1) &&
     std::floating_point<typename std::remove_cvref_t<W>::Scalar>&& requires(const std::remove_cvref_t<W>& w) {
   w.data();
 };
