@@ -188,17 +188,25 @@ int main(int argc, char** argv) {
     declarations += "namespace block_" + std::to_string(number) + " {\nusing namespace sluice;\n" + given.declarations +
                     p.declarations;
     ends += "}\n";  // nested: the declarations of a block are visible in all later ones, and may be hidden there
-    body += std::string("{ using namespace sluice;\n") + (b.fragment ? "if (docs_never) {\n" : "") + given.statements +
-            p.statements;
-    closing += b.fragment ? "}}\n" : "}\n";
-    if (p.declarations.find("int snippet_main()") != std::string::npos && !b.fragment)
-      body += "if (block_" + std::to_string(number) +
-              "::snippet_main() != 0) throw std::runtime_error(\"main returned an error\");\n";
+    const std::string statements = given.statements + p.statements;
+    if (b.fragment) {  // a discarded statement: checked, but neither run nor linked
+      body += "{ using namespace sluice;\nif constexpr (false) {\n" + statements + "}}\n";
+      continue;
+    }
+    body += "{ using namespace sluice;\n" + statements;
+    closing += "}\n";
+    const std::string function = "block_" + std::to_string(number) + "::snippet_main";
+    const std::string check = " != 0) throw std::runtime_error(\"main returned an error\");\n";
+    if (p.declarations.find("int snippet_main()") != std::string::npos)
+      body += "if (" + function + "()" + check;
+    else if (p.declarations.find("int snippet_main(") != std::string::npos)
+      body += "char program[] = \"snippet\"; char* arguments[] = {program, nullptr};\nif (" + function +
+              "(1, arguments)" + check;
   }
   std::ofstream out(argv[3]);
   if (blocks.empty()) return out << "// " << page << " has no snippets\n", 0;
   out << "// Generated from " << page << ".\n#include <stdexcept>\n"
-      << top << "namespace docs_" << name << " {\n[[maybe_unused]] volatile bool docs_never = false;\n"
+      << top << "namespace docs_" << name << " {\n"
       << declarations << "void run_page() {\n"
       << body << closing << "}\nconst docs::page registered{\"" << page << "\", run_page};\n"
       << ends << "}\n";
