@@ -1,0 +1,8 @@
+#pragma once
+#include <sluice/models/ngram.hpp>
+#include <sluice/models/ngram_language_model.hpp>
+#include <sluice/models/text_generator.hpp>
+#include <sluice/models/tokenizers.hpp>
+
+/// Everything of models/: small exact models for tests, benchmarks and examples. Not part of sluice.hpp, and unstable:
+/// names and behaviour may change in any version.

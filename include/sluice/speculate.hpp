@@ -1,0 +1,15 @@
+#pragma once
+#include <sluice/speculate/block_verification.hpp>
+#include <sluice/speculate/bounded_law.hpp>
+#include <sluice/speculate/decoder.hpp>
+#include <sluice/speculate/draft_length.hpp>
+#include <sluice/speculate/drafting.hpp>
+#include <sluice/speculate/language_model.hpp>
+#include <sluice/speculate/logit_processors.hpp>
+#include <sluice/speculate/recursive_rejection.hpp>
+#include <sluice/speculate/token_law.hpp>
+#include <sluice/speculate/token_rejection.hpp>
+#include <sluice/speculate/token_tree.hpp>
+#include <sluice/speculate/verification.hpp>
+
+/// Everything of speculate/: language models, drafting, verification rules, the decoder.
