@@ -1,13 +1,11 @@
 #pragma once
 // What a snippet finds without asking for it: all of sluice that needs no further library, and the usual standard
 // headers.
-#if __has_include(<sluice/sluice.hpp>)
-#include <sluice/sluice.hpp>
-#endif
+#include <sluice/core/eigen_tensor.hpp>
+#include <sluice/core/half.hpp>
 #include <sluice/core/thread_pool.hpp>
-#include <sluice/models/ngram_language_model.hpp>
-#include <sluice/models/text_generator.hpp>
-#include <sluice/models/tokenizers.hpp>
+#include <sluice/models.hpp>
+#include <sluice/sluice.hpp>
 
 #include <Eigen/Core>
 #include <algorithm>
