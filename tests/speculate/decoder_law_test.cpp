@@ -220,8 +220,8 @@ TEST_CASE("decoder: a tree of one child a node is the chain", "[decoder][enumera
       return decoder(p, q, rule, prompt, {.shape = full_tree(1, 3), .max_new_tokens = 9}, stream{1});
     };
     law_t emitted;
-    rounds::outcomes::all(
-        [&](rounds::outcomes& source) {
+    outcomes_of(
+        [&](support::enumerating_source& source) {
           auto d = make();
           enumerated random{&source};
           d.step_with(random);

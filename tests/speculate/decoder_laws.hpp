@@ -6,11 +6,10 @@
 #include <map>
 #include <sluice/speculate/decoder.hpp>
 #include <span>
+#include <support/enumerate.hpp>
 #include <support/table_language_model.hpp>
 #include <utility>
 #include <vector>
-
-#include "rounds.hpp"
 
 /// Exact laws of the text that a decoder writes, by enumeration of all drafts and all decisions.
 namespace decoder_laws {
@@ -19,11 +18,21 @@ using namespace sluice;
 using text_t = std::vector<token_id>;
 using law_t = std::map<text_t, double>;
 
+/// Calls g(f(random), probability) for every outcome.
+template <class F, class G>
+void outcomes_of(F&& f, G&& g) {
+  support::enumerating_source random;
+  do {
+    const auto result = f(random);
+    g(result, static_cast<double>(random.probability()));
+  } while (random.advance());
+}
+
 /// Hands one enumerating source to every place where a decoder draws.
 struct enumerated {
-  rounds::outcomes* source;
-  rounds::outcomes& drafting(std::int64_t, index_t) const { return *source; }
-  rounds::outcomes& verification(std::int64_t) const { return *source; }
+  support::enumerating_source* source;
+  support::enumerating_source& drafting(std::int64_t, index_t) const { return *source; }
+  support::enumerating_source& verification(std::int64_t) const { return *source; }
 };
 
 /// The law of the target's own text of `length` tokens after the prompt, cut behind the first stop token. `law(text)`
@@ -66,8 +75,8 @@ template <class Make, class Law>
 law_t emitted_law(Make&& make, Law&& law, const text_t& prompt, index_t length, int n_rounds,
                   const text_t& stops = {}) {
   law_t emitted, out;
-  rounds::outcomes::all(
-      [&](rounds::outcomes& source) {
+  outcomes_of(
+      [&](support::enumerating_source& source) {
         auto d = make();
         enumerated random{&source};
         for (int r = 0; r < n_rounds && !d.finished(); ++r)

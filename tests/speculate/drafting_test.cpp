@@ -8,9 +8,8 @@
 #include <sluice/speculate/drafting.hpp>
 #include <support/allocation_counter.hpp>
 #include <support/check_throws.hpp>
+#include <support/enumerate.hpp>
 #include <vector>
-
-#include "rounds.hpp"
 
 using namespace sluice;
 
@@ -37,13 +36,12 @@ template <class Kind>
 std::map<tokens, double> enumerated(Kind kind, std::size_t n, const token_row<double>& row) {
   std::map<tokens, double> out;
   std::vector<double> scratch(5);
-  rounds::outcomes::all(
-      [&](rounds::outcomes& random) {
-        tokens x(n);
-        x.resize(static_cast<std::size_t>(draw_children(kind, std::span(x), std::span(scratch), row, 5, random).n));
-        return x;
-      },
-      [&](const tokens& x, double p) { out[x] += p; });
+  support::enumerating_source random;
+  do {
+    tokens x(n);
+    x.resize(static_cast<std::size_t>(draw_children(kind, std::span(x), std::span(scratch), row, 5, random).n));
+    out[x] += static_cast<double>(random.probability());
+  } while (random.advance());
   return out;
 }
 }  // namespace
