@@ -95,7 +95,7 @@ class binomial_law {
 
   std::int64_t n() const { return n_; }
   double p() const { return p_; }
-  /// P(k), relative error about 1e-14; 0 outside 0 ... n.
+  /// P(k), relative error about 1e-14 near the mode, 1e-12 where P(k) is 1e-290; 0 outside 0 ... n.
   double pmf(std::int64_t k) const {
     if (k < 0 || k > n_) return 0;
     if (small_ == 0) return k == (flipped_ ? n_ : 0) ? 1 : 0;
