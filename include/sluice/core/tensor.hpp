@@ -94,9 +94,13 @@ inline constexpr auto dot = []<tensor X, tensor Z>(const X& x, const Z& z) { ret
 inline constexpr auto norm = []<tensor X>(const X& x) { return std::sqrt(traits_of<X>::dot(x, x)); };
 /// A copy that shares no storage with x. (Not `clone`: that is a function of the C library.)
 inline constexpr auto deep_copy = []<tensor X>(const X& x) {
-  auto y = traits_of<X>::zeros_like(x);
-  traits_of<owner_t<X>>::combine(y, overwrite{}, term<scalar_t<X>, X>{scalar_t<X>{1}, x});
-  return y;
+  if constexpr (requires { traits_of<X>::copy(x); }) {  // where the type has a shorter way
+    return traits_of<X>::copy(x);
+  } else {
+    auto y = traits_of<X>::zeros_like(x);
+    traits_of<owner_t<X>>::combine(y, overwrite{}, term<scalar_t<X>, X>{scalar_t<X>{1}, x});
+    return y;
+  }
 };
 
 namespace detail {
@@ -127,6 +131,7 @@ struct tensor_traits<D> {
   using owner = typename D::PlainObject;
   static index_t size(const D& x) { return x.size(); }
   static owner zeros_like(const D& x) { return owner::Zero(x.rows(), x.cols()); }
+  static owner copy(const D& x) { return owner(x); }
   template <eigen_dense X>
   static scalar dot(const D& x, const X& z) {
     return (x.array() * z.array()).sum();
