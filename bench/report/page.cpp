@@ -14,6 +14,7 @@ namespace {
 // One palette for the page and its pictures.
 constexpr const char* ours = "#0b6e99";
 constexpr const char* theirs[] = {"#8a8f98", "#d98e04", "#7a5195", "#2f9e62", "#c2447a"};
+constexpr const char* saved = "#6aa9c4";
 constexpr const char* loss = "#c8442b";
 
 std::string escape(const std::string& s) {
@@ -86,65 +87,73 @@ std::string draw(const std::filesystem::path& dir, const std::string& name, int 
   return start == std::string::npos ? std::string() : svg.substr(start);
 }
 
-// Bars on a logarithmic axis that start at 1: to the right what is faster, to the left what is slower.
+// Two bars for each row on a logarithmic axis, work and time: to the right of 1 what sluice saves, to the left what it
+// loses.
 std::string speed_up_bars(const std::filesystem::path& dir, const std::vector<row_result>& rows) {
   std::vector<const row_result*> shown;
   for (const auto& r : rows)
     if (std::isfinite(r.time_ratio()) && r.time_ratio() > 0) shown.push_back(&r);
   if (shown.empty()) return {};
-  std::string data = "$bars << EOD\n", peers = "$peers << EOD\n", work = "$work << EOD\n", tics, headings, values;
+  std::string work, time, worse, peers, tics, labels, technique;
   double lowest = 0.8, highest = 2, y = 0;
-  std::string technique;
-  bool any_peer = false, any_work = false;
+  std::size_t longest = 0;
+  const auto bar = [&](double ratio, double middle, double half) {
+    lowest = std::min(lowest, ratio), highest = std::max(highest, ratio);
+    return digits(std::min(1.0, ratio)) + ' ' + digits(std::max(1.0, ratio)) + ' ' + digits(middle - half) + ' ' +
+           digits(middle + half) + '\n';
+  };
+  const auto label = [&](double ratio, double middle, const char* colour, double marker) {
+    double at = std::max(ratio, 1.0);
+    if (marker > 0.93 * at && marker < 1.4 * at) at = marker;  // beside the bar, and not under the peer's point
+    labels += "set label " + gp_string(factor(ratio)) + " at " + digits(at) + ", " + digits(middle) +
+              " offset 0.6,0 left font \",11\" textcolor rgb \"" + colour + "\" front\n";
+  };
   for (const auto* r : shown) {
     if (r->description.slug != technique) {
+      y += technique.empty() ? 0 : 0.4;
       technique = r->description.slug;
-      y += technique.empty() ? 0 : 0.5;
-      headings += "set label " + gp_string(technique) + " at graph 0, first " + digits(-y) +
-                  " offset -1,0 right font \",14\" textcolor rgb \"" + ours + "\"\n";
+      labels += "set label " + gp_string(technique) + " at graph 0, first " + digits(-y) +
+                " offset -1,0 right font \",14\" textcolor rgb \"" + ours + "\"\n";
       ++y;
     }
-    const double t = r->time_ratio(), p = r->peer_time_ratio(), w = r->work_ratio();
-    data += digits(t) + ' ' + digits(-y) + ' ' + digits(std::min(1.0, t)) + ' ' + digits(std::max(1.0, t)) + ' ' +
-            digits(-y - 0.34) + ' ' + digits(-y + 0.34) + ' ' + (loses(t) ? "1" : "0") + '\n';
-    if (std::isfinite(p) && p > 0) peers += digits(p) + ' ' + digits(-y) + '\n', any_peer = true;
-    if (std::isfinite(w) && w > 0 && std::abs(w / t - 1) > 0.02)
-      work += digits(w) + ' ' + digits(-y) + '\n', any_work = true;
-    for (const double x : {t, p, w})
-      if (std::isfinite(x) && x > 0) lowest = std::min(lowest, x), highest = std::max(highest, x);
+    const double t = r->time_ratio(), w = r->work_ratio();
+    double p = r->peer_time_ratio();
+    const bool has_work = std::isfinite(w) && w > 0;
+    const double time_at = has_work ? -y - 0.2 : -y;
+    (loses(t) ? worse : time) += bar(t, time_at, 0.17);
+    label(t, time_at, loses(t) ? loss : ours, p);
+    if (has_work) work += bar(w, -y + 0.2, 0.17), label(w, -y + 0.2, saved, missing);
+    if (std::isfinite(p) && p > 0) {
+      lowest = std::min(lowest, p), highest = std::max(highest, p);
+      peers += digits(p) + ' ' + digits(time_at) + '\n';
+    }
     tics += (tics.empty() ? "" : ", ") + gp_string(r->description.workload) + ' ' + digits(-y);
-    double label_at = std::max(t, 1.0);
-    for (const double marker : {std::min(w, p), std::max(w, p)})  // beside the bar, and not under a marker
-      if (marker > 0.95 * label_at && marker < 1.35 * label_at) label_at = marker;
-    values += "set label " + gp_string(factor(t)) + " at " + digits(label_at) + ", " + digits(-y) +
-              " offset 0.6,0 left font \",12\" textcolor rgb \"" + (loses(t) ? loss : "#2b2f36") + "\" front\n";
+    longest = std::max(longest, r->description.workload.size());
     ++y;
   }
-  std::size_t longest = 0;
-  for (const auto* r : shown) longest = std::max(longest, r->description.workload.size());
-  const int margin = static_cast<int>(std::clamp<std::size_t>(longest * 7 + 24, 160, 420));
-  const int height = static_cast<int>(y * 24) + 110;
-  std::string g = data + "EOD\n" + peers + "EOD\n" + work + "EOD\n" + headings + values;
+  const int margin = static_cast<int>(std::clamp<std::size_t>(longest * 7 + 24, 160, 460));
+  const int height = static_cast<int>(y * 34) + 90;
+  std::string g = labels, plot;
+  const auto layer = [&](const char* name, const std::string& data, const std::string& style_of) {
+    if (data.empty()) return;
+    g += '$' + std::string(name) + " << EOD\n" + data + "EOD\n";
+    plot += (plot.empty() ? "plot $" : ", $") + std::string(name) + style_of + " notitle";
+  };
+  const std::string box = " using 1:(($3+$4)/2):1:2:3:4 with boxxyerror linecolor rgb \"";
+  layer("work", work, box + saved + '"');
+  layer("time", time, box + ours + '"');
+  layer("worse", worse, box + loss + '"');
+  layer("peers", peers,
+        std::string(" using 1:2 with points pointtype 7 pointsize 0.8 linecolor rgb \"") + theirs[1] + '"');
   g += "set lmargin at screen " + digits(margin / 1120.0) +
-       "\nset rmargin at screen 0.95\nset logscale x\nset xrange [" + digits(lowest / 1.3) + ':' +
-       digits(highest * 2.2) + "]\nset yrange [" + digits(-y + 0.2) + ":0.3]\nset ytics (" + tics +
+       "\nset rmargin at screen 0.97\nset tmargin 0.5\nset logscale x\nset xrange [" + digits(lowest / 1.3) + ':' +
+       digits(highest * 2) + "]\nset yrange [" + digits(-y + 0.3) + ":0.5]\nset ytics (" + tics +
        ") textcolor rgb \"#2b2f36\"\nunset grid\nset grid xtics linecolor rgb \"#e4e6ea\" linetype 1\nset xtics format "
-       "\"%g×\"\nset mxtics 1\n"
-       "set xlabel \"wall time of the naive program / wall time of sluice (logarithmic)\" textcolor rgb \"#4a4f57\"\n"
-       "set arrow from 1, graph 0 to 1, graph 1 nohead linecolor rgb \"#2b2f36\" linewidth 1.4 front\n"
-       "unset key\nset tmargin 1.5\nset style fill "
-       "solid 1.0 "
-       "noborder\n"
-       "plot $bars using 1:($7 == 0 ? $2 : NaN):3:4:5:6 with boxxyerror linecolor rgb \"" +
-       std::string(ours) +
-       "\" title \"sluice is faster\", $bars using 1:($7 == 1 ? $2 : NaN):3:4:5:6 with boxxyerror linecolor rgb \"" +
-       loss + "\" title \"sluice is slower\"";
-  if (any_work)
-    g += ", $work using 1:2 with points pointtype 13 pointsize 0.9 linecolor rgb \"#12212b\" title \"ratio of the "
-         "work\"";
-  if (any_peer)
-    g += ", $peers using 1:2 with points pointtype 7 pointsize 0.8 linecolor rgb \"#d98e04\" title \"fastest peer / "
-         "sluice\"";
+       "\"%g×\"\n"
+       "set mxtics 1\nset xlabel \"naive / sluice (logarithmic)\" textcolor rgb \"#4a4f57\"\n"
+       "set arrow from 1, graph 0 to 1, graph 1 nohead linecolor rgb \"#2b2f36\" linewidth 1.4 front\nunset key\n"
+       "set style fill solid 1.0 noborder\n" +
+       plot;
   return draw(dir, "speedup", 1120, height, g);
 }
 
@@ -203,7 +212,8 @@ figure curve(const std::filesystem::path& dir, const std::string& slug, const st
     for (const auto& v : r->variants) {
       if (v.repetitions == 0) continue;
       add(v.name, v.kind, x(r), y(v));
-      if (std::isfinite(v.expected)) add("theory, " + v.name, "theory", x(r), tokens ? 1 / v.expected : v.expected);
+      if (v.kind == "sluice" && std::isfinite(v.expected))
+        add("theory", "theory", x(r), tokens ? 1 / v.expected : v.expected);
     }
   std::stable_sort(all.begin(), all.end(), [](const series& a, const series& b) {
     const auto rank = [](const std::string& k) { return k == "sluice" ? 0 : k == "theory" ? 1 : k == "naive" ? 2 : 3; };
@@ -315,13 +325,13 @@ bool write_page(const std::string& out, const std::vector<row_result>& rows, con
        << escape(of("text")) << " · mode " << escape(of("mode")) << " · commit " << escape(of("commit")) << " · "
        << escape(of("date")) << "</p>\n";
   if (!bars.empty())
-    page << "<h2>Speed-up over the naive program</h2>\n<figure><p class=\"key\"><i style=\"background:" << ours
-         << "\"></i>sluice is faster<i style=\"background:" << loss
-         << "\"></i>sluice is slower<b>\u25c6</b>ratio of the work<b style=\"color:" << theirs[1]
-         << "\">\u25cf</b>fastest peer / sluice</p>" << bars
-         << "<figcaption>One bar for each technique and workload, medians of interleaved repetitions, all variants "
+    page << "<h2>What each row saves</h2>\n<figure><p class=\"key\"><i style=\"background:" << saved
+         << "\"></i>work saved<i style=\"background:" << ours << "\"></i>time saved<i style=\"background:" << loss
+         << "\"></i>time lost<b style=\"color:" << theirs[1] << "\">\u25cf</b>fastest peer / sluice, time</p>" << bars
+         << "<figcaption>Work and wall time of the naive program divided by those of sluice, medians of interleaved "
+            "repetitions, all variants "
             "built with the same flags. A bar to "
-            "the left of 1 is a workload on which sluice loses.</figcaption></figure>\n";
+            "the left of 1 is a loss.</figcaption></figure>\n";
   if (!curves.empty()) {
     page << "<h2>How it scales</h2>\n<div class=\"grid\">\n";
     for (const auto& f : curves)

@@ -151,8 +151,9 @@ row_result measure(const registered_row& entry, double budget, std::mt19937& ord
   for (auto& v : variants) {
     r.variants.push_back(v.finish());
     for (const auto& [name, value] : v.size()) r.size[name] = value;
-    if (!v.label().empty() && label.find(v.label()) == std::string::npos)
-      label += (label.empty() ? "" : "; ") + v.label();
+    if (!v.label().empty())
+      label += (label.empty() ? "" : "; ") + (r.variants.back().kind == "sluice" ? "" : r.variants.back().name + ": ") +
+               v.label();
     if (v.failed())
       label += (label.empty() ? "" : "; ") + r.variants.back().name + " left out: " + r.variants.back().error;
   }

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <map>
 
 #include "result.hpp"
 
@@ -98,7 +99,7 @@ std::string seconds(double x) {
 std::string factor(double x) {
   if (std::isnan(x) || std::isinf(x)) return "-";
   char s[40];
-  std::snprintf(s, sizeof s, x >= 99.95 ? "%.0fx" : x >= 9.995 ? "%.1fx" : "%.2fx", x);
+  std::snprintf(s, sizeof s, x >= 99.95 ? "%.0fx" : x >= 9.995 ? "%.1fx" : x >= 0.0995 ? "%.2fx" : "%.3fx", x);
   return s;
 }
 
@@ -106,21 +107,47 @@ std::string text_table(const std::vector<row_result>& rows, int width, bool colo
   const auto paint = [&](const char* code, const std::string& s) {
     return colour ? std::string("\033[") + code + 'm' + s + "\033[0m" : s;
   };
-  std::size_t w_workload = 24, w_unit = 12, w_quality = 12;
-  for (const auto& r : rows) {
-    w_workload = std::max(w_workload, columns(r.description.workload));
-    w_unit = std::max(w_unit, columns(r.description.unit));
-    w_quality = std::max(w_quality, columns(r.description.quality.name));
-  }
   constexpr std::size_t w = 9, w_factor = 7, w_ok = 3, gap = 2, margin = 2;
   const std::size_t numbers = 6 * w + 3 * w_factor + w_ok + 3 * gap + 9;
   const std::size_t total = std::clamp<std::size_t>(static_cast<std::size_t>(width), 120, 200);
-  // If the line is too long, names give way, the longest first; they are wrapped, never cut.
-  while (margin + w_workload + w_unit + w_quality + numbers > total && std::max({w_workload, w_unit, w_quality}) > 14) {
-    auto& longest = w_workload >= w_unit + 8 && w_workload >= w_quality + 8 ? w_workload
-                    : w_unit >= w_quality                                   ? w_unit
-                                                                            : w_quality;
-    --longest;
+  // Names are wrapped, never cut: of all ways to share the line between the three columns of names, the one with fewest
+  // lines.
+  const auto widest = [&](auto name, std::size_t least) {
+    for (const auto& r : rows) least = std::max(least, columns(name(r.description)));
+    return least;
+  };
+  // A unit or a measure that is the same as in the row before is a ditto mark.
+  const auto repeated = [&](std::size_t i, const auto& name) {
+    return i > 0 && rows[i].description.slug == rows[i - 1].description.slug &&
+           name(rows[i].description) == name(rows[i - 1].description);
+  };
+  const auto workload_of = [](const row& d) -> const std::string& { return d.workload; };
+  const auto unit_of = [](const row& d) -> const std::string& { return d.unit; };
+  const auto quality_of = [](const row& d) -> const std::string& { return d.quality.name; };
+  const std::size_t all_workload = widest(workload_of, 19), all_unit = widest(unit_of, 6),
+                    all_quality = widest(quality_of, 8);
+  const std::size_t names = std::max<std::size_t>(total - margin - numbers, 45);
+  std::size_t w_workload = all_workload, w_unit = all_unit, w_quality = all_quality;
+  if (w_workload + w_unit + w_quality > names) {
+    const auto lines = [&](auto name, std::size_t width_of) {
+      std::vector<std::size_t> n;
+      for (std::size_t i = 0; i < rows.size(); ++i)
+        n.push_back(repeated(i, name) ? 1 : wrap(name(rows[i].description), width_of).size());
+      return n;
+    };
+    std::map<std::size_t, std::vector<std::size_t>> of_workload, of_unit, of_quality;
+    std::size_t fewest = ~std::size_t{0};
+    for (std::size_t u = std::min<std::size_t>(all_unit, 10); u <= all_unit && u + 34 <= names; ++u)
+      for (std::size_t q = std::min<std::size_t>(all_quality, 10); q <= all_quality && u + q + 24 <= names; ++q) {
+        const std::size_t v = names - u - q;
+        if (!of_unit.contains(u)) of_unit[u] = lines(unit_of, u);
+        if (!of_quality.contains(q)) of_quality[q] = lines(quality_of, q);
+        if (!of_workload.contains(v)) of_workload[v] = lines(workload_of, v);
+        std::size_t sum = 0;
+        for (std::size_t i = 0; i < rows.size(); ++i)
+          sum += std::max({of_unit[u][i], of_quality[q][i], of_workload[v][i]});
+        if (sum < fewest) fewest = sum, w_unit = u, w_quality = q, w_workload = std::min(v, all_workload);
+      }
   }
   const std::size_t line = margin + w_workload + w_unit + w_quality + numbers;
   const std::string indent(margin, ' '), space(gap, ' ');
@@ -138,7 +165,8 @@ std::string text_table(const std::vector<row_result>& rows, int width, bool colo
          right("sluice", w) + ' ' + right("ratio", w_factor) + ' ' + right("peer", w_factor) + space +
          left("measure", w_quality) + ' ' + right("naive", w) + ' ' + right("sluice", w) + " ok?\n";
   std::string technique, last_said;
-  for (const auto& r : rows) {
+  for (std::size_t k = 0; k < rows.size(); ++k) {
+    const row_result& r = rows[k];
     const auto& d = r.description;
     if (d.slug != technique) {
       technique = d.slug;
@@ -153,8 +181,11 @@ std::string text_table(const std::vector<row_result>& rows, int width, bool colo
       const std::string s = right(factor(x), width_of);
       return std::isnan(x) ? s : paint(loses(x) ? "31" : "32", s);
     };
-    const auto workload = wrap(d.workload, w_workload), unit = wrap(d.unit, w_unit),
-               quality = wrap(d.quality.name, w_quality);
+    const auto name = [&](const auto& of, std::size_t width_of) {
+      return wrap(repeated(k, of) && columns(of(d)) > 1 ? "\"" : of(d), width_of);
+    };
+    const auto workload = name(workload_of, w_workload), unit = name(unit_of, w_unit),
+               quality = name(quality_of, w_quality);
     const std::size_t height = std::max({workload.size(), unit.size(), quality.size()});
     const auto part = [](const std::vector<std::string>& cell, std::size_t i) {
       return i < cell.size() ? cell[i] : std::string();
