@@ -179,14 +179,22 @@ int main(int argc, char** argv) {
   std::string name;
   for (const char c : page) name += std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_';
 
-  std::string top, declarations, body, closing, ends;
+  std::string top, everywhere, declarations, body, closing, ends;
   int number = 0;
   for (const block& b : blocks) {
     const pieces p = split(b, page), given = split({b.given, "", b.line, true}, page);
     top += p.preprocessor;
     ++number;
-    declarations += "namespace block_" + std::to_string(number) + " {\nusing namespace sluice;\n" + given.declarations +
-                    p.declarations;
+    // What specialises a template of sluice stands in the global namespace, as in the reader's program.
+    static const std::regex specialises(R"(\bnamespace sluice\b|\bstruct sluice::)");
+    const std::string at_depth = "block_" + std::to_string(number),
+                      outside = "snippet_main_" + name + std::to_string(number);
+    const bool global = std::regex_search(p.declarations, specialises);
+    if (global)
+      everywhere += given.declarations + std::regex_replace(p.declarations, std::regex("int snippet_main\\("),
+                                                            "static int " + outside + '(');
+    const std::string local = global ? std::string() : given.declarations + p.declarations;
+    declarations += "namespace block_" + std::to_string(number) + " {\nusing namespace sluice;\n" + local;
     ends += "}\n";  // nested: the declarations of a block are visible in all later ones, and may be hidden there
     const std::string statements = given.statements + p.statements;
     if (b.fragment) {  // a discarded statement: checked, but neither run nor linked
@@ -195,7 +203,7 @@ int main(int argc, char** argv) {
     }
     body += "{ using namespace sluice;\n" + statements;
     closing += "}\n";
-    const std::string function = "block_" + std::to_string(number) + "::snippet_main";
+    const std::string function = global ? outside : at_depth + "::snippet_main";
     const std::string check = " != 0) throw std::runtime_error(\"main returned an error\");\n";
     if (p.declarations.find("int snippet_main()") != std::string::npos)
       body += "if (" + function + "()" + check;
@@ -206,7 +214,7 @@ int main(int argc, char** argv) {
   std::ofstream out(argv[3]);
   if (blocks.empty()) return out << "// " << page << " has no snippets\n", 0;
   out << "// Generated from " << page << ".\n#include <stdexcept>\n"
-      << top << "namespace docs_" << name << " {\n"
+      << top << everywhere << "namespace docs_" << name << " {\n"
       << declarations << "void run_page() {\n"
       << body << closing << "}\nconst docs::page registered{\"" << page << "\", run_page};\n"
       << ends << "}\n";
