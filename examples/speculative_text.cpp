@@ -47,7 +47,7 @@ void write_svg(const std::string& path, const std::vector<point>& points) {
     out << "<polyline fill='none' stroke-width='2' stroke='" << colour << "' stroke-dasharray='" << dash
         << "' points='";
     for (const point& p : points) out << x(p.gamma) << ',' << y(p.*value) << ' ';
-    out << "'/><text x='80' y='" << 60 + 18 * line << "' fill='" << colour << "'>" << name << "</text>";
+    out << "'/><text x='240' y='" << 270 + 18 * line << "' fill='" << colour << "'>" << name << "</text>";
   };
   curve(&point::token, "#1f6fb4", "none", "token rejection, measured", 0);
   curve(&point::block, "#c0392b", "none", "block verification, measured", 1);

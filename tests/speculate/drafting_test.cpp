@@ -9,6 +9,7 @@
 #include <support/allocation_counter.hpp>
 #include <support/check_throws.hpp>
 #include <support/enumerate.hpp>
+#include <support/statistics.hpp>
 #include <vector>
 
 using namespace sluice;
@@ -101,8 +102,32 @@ TEST_CASE("drafting: the sampled order of draws without replacement", "[drafting
         ++cells;
       }
     CHECK(cells == (peak ? 12 : 20));
-    CHECK(statistic < 63.677);  // the 1e-6 quantile for 19 degrees of freedom; 11 have less
+    CHECK(statistic < support::chi_square_critical(cells - 1));
   }
+}
+
+TEST_CASE("drafting: a large row is drawn from by repeating", "[drafting][statistical]") {
+  // four tokens share 0.7, 0.15, 0.1 and 0.05 of the mass, far apart in a row of 4096
+  constexpr int n = 20'000;
+  const std::vector<double> q{0.7, 0.15, 0.1, 0.05};
+  std::vector<double> row(4096, 0.0), scratch(4096);
+  for (std::size_t i = 0; i < 4; ++i) row[1000 * i + 7] = q[i];
+  std::map<tokens, int> seen;
+  tokens x(3);
+  cursor random{stream{79}};
+  for (int i = 0; i < n; ++i) {
+    draw_children(draws_without_replacement{}, std::span(x), std::span(scratch), row_of(row), 4096, random);
+    tokens drawn;
+    for (const token_id t : x) drawn.push_back((t - 7) / 1000);
+    ++seen[drawn];
+  }
+  double statistic = 0;
+  for (const auto& [drawn, count] : seen) {
+    const double expected = n * successive(q, drawn);
+    statistic += (count - expected) * (count - expected) / expected;
+  }
+  CHECK(seen.size() == 24);
+  CHECK(statistic < support::chi_square_critical(23));
 }
 
 TEST_CASE("drafting: top draws, ties to the lower id, zeros left out", "[drafting]") {

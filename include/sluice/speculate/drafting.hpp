@@ -48,11 +48,11 @@ drawn_children draw_children(independent_draws, std::span<token_id> out, std::sp
 }
 
 /// Successive draws without replacement, in the order drawn; that is the law of the n largest log q_i + Gumbel_i in
-/// falling order. Fewer than out.size() if fewer tokens have positive probability. A draw is repeated while it hits a
-/// token drawn before, at most 32 times; then, and from there on, the rest of the law is written to `scratch` (one
-/// double a value) and drawn from. The failures are independent of that draw, so the law is the same either way.
-/// Costs as for independent draws while little mass is drawn, O(values) a draw after. Throws invalid_argument if
-/// scratch is too short. Differs from a race with one Gumbel a token by the number of words only.
+/// falling order. Fewer than out.size() if fewer tokens have positive probability. In a large row a
+/// draw is repeated while it hits a token drawn before, at most 32 times; then, and from there on, the rest of the law
+/// is written to `scratch` (one double a value) and drawn from. The failures are independent of that draw, so the law
+/// is the same either way. Costs as for independent draws while little mass is drawn, O(values) a draw after. Throws
+/// invalid_argument if scratch is too short. Differs from a race with one Gumbel a token by the number of words only.
 template <class S, random_source R>
 drawn_children draw_children(draws_without_replacement, std::span<token_id> out, std::span<double> scratch,
                              const token_row<S>& row, index_t vocabulary_size, R& random) {
@@ -60,6 +60,7 @@ drawn_children draw_children(draws_without_replacement, std::span<token_id> out,
   const token_law<S> law(row);
   if (const row_fault f = detail::check_draft(law, vocabulary_size)) return {0, f};
   const std::span<double> rest = scratch.first(row.values.size());
+  const index_t most_tries = std::min<index_t>(32, law.size() / 1024);  // a try costs a block of 512 values
   bool written = false;
   index_t n = 0;
   const auto drawn_before = [&](token_id x) { return std::find(out.begin(), out.begin() + n, x) != out.begin() + n; };
@@ -67,7 +68,7 @@ drawn_children draw_children(draws_without_replacement, std::span<token_id> out,
     token_id& x = out[static_cast<std::size_t>(n)];
     if constexpr (word_source<R>) {
       bool found = false;
-      for (int tries = 0; tries < 32 && !written && !found; ++tries) {
+      for (index_t tries = 0; tries < (n == 0 ? 1 : most_tries) && !written && !found; ++tries) {
         x = law.draw(random);
         found = !drawn_before(x);
       }
