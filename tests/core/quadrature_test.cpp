@@ -115,6 +115,37 @@ TEST_CASE("gauss_hermite and gauss_normal: moments", "[core][quadrature]") {
   CHECK(sluice::integrate(square, sluice::gauss_normal(5, 2, 0)) == Approx(4).epsilon(1e-15));
 }
 
+TEST_CASE("gauss_normal: no number of nodes is special", "[core][quadrature]") {
+  for (index_t n = 3; n <= 160; ++n) {
+    CAPTURE(n);
+    const auto rule = sluice::gauss_normal(n);
+    check_shape(rule, n);
+    CHECK(std::abs(sluice::integrate([](double) { return 1.0; }, rule) - 1) < 1e-14);
+    CHECK(std::abs(sluice::integrate([](double z) { return z * z; }, rule) - 1) < 1e-14);
+    CHECK(std::abs(sluice::integrate([](double z) { return z * z * z * z; }, rule) - 3) < 3e-14);
+    CHECK(std::abs(sluice::integrate([](double z) { return std::cos(z / 4); }, rule) - std::exp(-1.0 / 32)) < 3e-6);
+  }
+}
+
+TEST_CASE("gauss_hermite: the outermost weights, far below what the polynomials can reach", "[core][quadrature]") {
+  // w_i = exp(-x^2) / sum psi_k(x)^2 by the Hermite functions psi_k = p_k exp(-x^2/2), which need no rescaling here.
+  const index_t n = 300;
+  const auto rule = sluice::gauss_hermite(n);
+  for (std::size_t i = 0; i < rule.node.size(); i += 13) {
+    const double x = rule.node[i];
+    double before = 0, psi = std::exp(-x * x / 2), squares = 0;
+    for (index_t k = 1; k <= n; ++k) {
+      squares += psi * psi;
+      const double next =
+          (x * psi - std::sqrt((static_cast<double>(k) - 1) / 2) * before) / std::sqrt(static_cast<double>(k) / 2);
+      before = psi, psi = next;
+    }
+    CHECK(relative(rule.weight[i], std::sqrt(std::numbers::pi) * std::exp(-x * x) / squares) < 1e-10);
+  }
+  CHECK(rule.weight.front() > 0);
+  CHECK(rule.weight.front() < 1e-240);
+}
+
 TEST_CASE("gauss_hermite: a thousand nodes, whose outer weights are below the smallest double", "[core][quadrature]") {
   const auto rule = sluice::gauss_normal(1000);
   check_shape(rule, 1000);
