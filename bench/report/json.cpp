@@ -45,7 +45,7 @@ std::string json_document(const std::vector<row_result>& rows, const machine_inf
                                   {"tolerance", real(d.quality.tolerance)},
                                   {"ok", r.quality_ok()}}},
                                 {"paper_claim", d.claim},
-                                {"note", d.note}});
+                                {"note", r.full_note()}});
   }
   return document.dump(1, ' ', false, json::error_handler_t::replace) + '\n';
 }

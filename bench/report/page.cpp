@@ -368,7 +368,7 @@ bool write_page(const std::string& out, const std::vector<row_result>& rows, con
     std::string detail;
     const auto say = [&](const std::string& s) { detail += (detail.empty() ? "" : " · ") + escape(s); };
     if (!d.claim.empty()) say("Paper: " + d.claim);
-    if (!d.note.empty()) say(d.note);
+    if (!r.full_note().empty()) say(r.full_note());
     for (const auto& v : r.variants)
       if (v.kind == "peer" && v.repetitions > 0 && b != nullptr)
         say(v.name + ": " + seconds(v.seconds) + ", " + factor(v.seconds / b->seconds));

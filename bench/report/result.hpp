@@ -24,7 +24,11 @@ struct row_result {
   row description;
   std::map<std::string, double> size;
   std::vector<measurement> variants;  // in the order of registration
+  std::string label;                  // what the variants said of this run
 
+  std::string full_note() const {
+    return description.note + (description.note.empty() || label.empty() ? "" : "; ") + label;
+  }
   const measurement* find(const std::string& kind) const {
     for (const auto& v : variants)
       if (v.kind == kind && v.repetitions > 0) return &v;

@@ -157,7 +157,7 @@ row_result measure(const registered_row& entry, double budget, std::mt19937& ord
     if (v.failed())
       label += (label.empty() ? "" : "; ") + r.variants.back().name + " left out: " + r.variants.back().error;
   }
-  if (!label.empty()) r.description.note += (r.description.note.empty() ? "" : "; ") + label;
+  r.label = label;
   return r;
 }
 

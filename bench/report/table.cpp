@@ -208,7 +208,7 @@ std::string text_table(const std::vector<row_result>& rows, int width, bool colo
     }
     std::string notes, said;  // what a family says of itself is printed with its first row
     if (!d.claim.empty()) said += "paper: " + d.claim;
-    if (!d.note.empty()) said += (said.empty() ? "" : " · ") + d.note;
+    if (!r.full_note().empty()) said += (said.empty() ? "" : " · ") + r.full_note();
     if (said != last_said) notes = said;
     last_said = said;
     for (const std::string& s : {peer_note(r).empty() ? std::string() : "peers: " + peer_note(r)})
@@ -230,24 +230,35 @@ std::string text_table(const std::vector<row_result>& rows, int width, bool colo
 
 std::string markdown_table(const std::vector<row_result>& rows) {
   std::string out =
-      "| technique | workload | work: naive → sluice | ratio | time: naive → sluice | ratio | quality: naive → sluice "
-      "| ok? | paper's claim | note "
-      "|\n|---|---|---|--:|---|--:|---|---|---|---|\n";
-  std::string technique;
+      "| technique | workload | work unit | naive → sluice | ratio | wall time, naive → sluice | ratio | quality, "
+      "naive → sluice "
+      "| ok? | paper's claim | note |\n|---|---|---|---|--:|---|--:|---|---|---|---|\n";
+  const row* before = nullptr;
   for (const auto& r : rows) {
     const auto& d = r.description;
     const auto *a = r.find("naive"), *b = r.find("sluice");
     const auto pair = [&](double measurement::*member, std::string (*show)(double)) {
-      return (a ? show(a->*member) : "-") + " → " + (b ? show(b->*member) : "-");
+      const std::string left_of = a && !std::isnan(a->*member) ? show(a->*member) + " → " : "";
+      return left_of + (b ? show(b->*member) : "-");
     };
-    std::string note = d.note;
-    if (const std::string p = peer_note(r); !p.empty()) note += (note.empty() ? "" : "; ") + p;
-    out += "| " + (d.slug == technique ? std::string() : d.slug) + " | " + in_a_cell(d.workload) + " | " +
-           pair(&measurement::work, number) + ' ' + in_a_cell(d.unit) + " | " + factor(r.work_ratio()) + " | " +
-           pair(&measurement::seconds, seconds) + " | **" + factor(r.time_ratio()) + "** | " +
-           (d.quality.name.empty() ? "-" : in_a_cell(d.quality.name) + ' ' + pair(&measurement::quality, number)) +
-           " | " + yes_no(r) + " | " + in_a_cell(d.claim) + " | " + in_a_cell(note) + " |\n";
-    technique = d.slug;
+    const bool same = before != nullptr && before->slug == d.slug;
+    const auto unless_repeated = [&](const std::string& text_of, const std::string* last) {
+      return same && last != nullptr && *last == text_of && text_of.size() > 1 ? "″" : in_a_cell(text_of);
+    };
+    std::string peers;
+    for (const auto& v : r.variants)
+      if (v.kind == "peer" && v.repetitions > 0 && b != nullptr)
+        peers += (peers.empty() ? "against " : ", ") + v.name + ' ' + factor(v.seconds / b->seconds);
+    out += "| " + (same ? std::string() : d.slug) + " | " + in_a_cell(d.workload) + " | " +
+           unless_repeated(d.unit, before ? &before->unit : nullptr) + " | " + pair(&measurement::work, number) +
+           " | " + factor(r.work_ratio()) + " | " + pair(&measurement::seconds, seconds) + " | " +
+           factor(r.time_ratio()) + " | " +
+           (d.quality.name.empty() ? "-"
+                                   : unless_repeated(d.quality.name, before ? &before->quality.name : nullptr) + ' ' +
+                                         pair(&measurement::quality, number)) +
+           " | " + yes_no(r) + " | " + unless_repeated(d.claim, before ? &before->claim : nullptr) + " | " +
+           in_a_cell(d.note + (d.note.empty() || peers.empty() ? "" : "; ") + peers) + " |\n";
+    before = &d;
   }
   return out;
 }

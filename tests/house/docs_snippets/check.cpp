@@ -1,6 +1,6 @@
 // docs_check ROOT: do the index tables, the references and the links of the documentation hold?
-//   - every arXiv number in a header or a page is the eprint of an entry of docs/references.bib; every year named in a
-//   header's
+//   - every arXiv number in a header or a page is the eprint of an entry of docs/references.bib, every BibTeX key of a
+//   page is there; every year named in a header's
 //     "Source:" belongs to an entry with that year and an author (or a title) named there; keys are unique;
 //   - docs/techniques.md has 48 different slugs, each done or planned; what is done has header, page, test and
 //   benchmark;
@@ -95,6 +95,15 @@ std::vector<std::string> comments(const std::string& text) {
 void check_citations(const fs::path& root, const std::vector<reference>& references) {
   std::set<std::string> eprints;
   for (const auto& r : references) eprints.insert(r.eprint);
+  std::set<std::string> keys;
+  for (const auto& r : references) keys.insert(r.key);
+  static const std::regex entry(R"((?:^|\n)@\w+\{([^,\s]+),)");
+  for (const auto& p : files(root / "docs", ".md")) {
+    const std::string page = read(p);
+    for (const auto& m : matches(page, entry))
+      if (!keys.contains(m[1]))
+        complain(fs::relative(p, root).string(), "BibTeX key " + m[1].str() + " is not in docs/references.bib");
+  }
   static const std::regex arxiv(R"((?:arXiv[: ]|arxiv\.org/abs/)(\d{4}\.\d{4,5}))");
   auto places = files(root / "include", ".hpp");
   for (const auto& p : files(root / "docs", ".md")) places.push_back(p);
