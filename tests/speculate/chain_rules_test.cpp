@@ -88,14 +88,14 @@ TEST_CASE("one-hot drafts are accepted with the target's probability", "[specula
       const request<double, double> r{target, {&q, 1}, id};
       double accepted = 0;
       std::vector<double> correction(4);
-      rounds::outcomes::all([&](auto& random) { return token_rejection{}.decide(r, random); },
-                            [&](const decision& d, double w) {
-                              REQUIRE_FALSE(d.fault);
-                              if (d.result.accepted == 1)
-                                accepted += w;
-                              else
-                                correction[static_cast<std::size_t>(d.result.next)] += w;
-                            });
+      rounds::all_outcomes([&](auto& random) { return token_rejection{}.decide(r, random); },
+                           [&](const decision& d, double w) {
+                             REQUIRE_FALSE(d.fault);
+                             if (d.result.accepted == 1)
+                               accepted += w;
+                             else
+                               correction[static_cast<std::size_t>(d.result.next)] += w;
+                           });
       const double px = p[static_cast<std::size_t>(x)];
       CHECK(accepted == Approx(px).epsilon(1e-13));
       CHECK(correction[static_cast<std::size_t>(x)] == 0);

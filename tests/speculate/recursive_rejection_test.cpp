@@ -67,7 +67,7 @@ node_report enumerate_node(Decide&& decide, const std::vector<double>& p, const 
   std::vector<double> law(p.size());
   node_report report;
   all_children(q, n, replacement, [&](const std::vector<token_id>& x, double drafted) {
-    rounds::outcomes::all(
+    rounds::all_outcomes(
         [&](auto& random) { return decide(x, random); },
         [&](const node_decision& d, double w) {
           if (d.fault || d.next < 0 || (d.child >= 0 && x[static_cast<std::size_t>(d.child)] != d.next))
@@ -172,7 +172,7 @@ TEST_CASE("node rules agree where they must", "[speculate][enumeration]") {
   const token_id top[2] = {3, 1};
   double top_accepted = 0;
   std::vector<double> law(4);
-  rounds::outcomes::all(
+  rounds::all_outcomes(
       [&](auto& random) { return recursive_rejection<top_draws>{}.decide(p.view(), q.view(), top, random); },
       [&](const node_decision& d, double w) {
         law[static_cast<std::size_t>(d.next)] += w;

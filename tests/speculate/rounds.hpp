@@ -7,6 +7,7 @@
 #include <sluice/speculate/language_model.hpp>
 #include <sluice/speculate/verification.hpp>
 #include <span>
+#include <support/enumerate.hpp>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -19,55 +20,15 @@ using sluice::row_kind;
 using sluice::token_id;
 using sluice::token_row;
 
-/// Walks through every outcome of a randomised function: replays a path of decisions, takes branch 0 at each new one,
-/// and knows the path's probability.
-class outcomes {
- public:
-  bool bernoulli(double p) { return choose({p, 1 - p}) == 0; }
-  std::uint64_t below(std::uint64_t n) { return choose(std::vector<double>(n, 1.0)); }
-  std::ptrdiff_t categorical(std::span<const double> weights) {
-    return static_cast<std::ptrdiff_t>(choose({weights.begin(), weights.end()}));
-  }
-  /// Calls f(*this), then g(result, probability), for every outcome.
-  template <class F, class G>
-  static void all(F&& f, G&& g) {
-    outcomes random;
-    do {
-      random.depth_ = 0;
-      const auto result = f(random);
-      double probability = 1;
-      for (const decision& d : random.path_) probability *= d.probability[d.branch];
-      g(result, probability);
-    } while (random.advance());
-  }
-
- private:
-  struct decision {
-    std::vector<double> probability;
-    std::size_t branch;
-  };
-  std::size_t choose(std::vector<double> weights) {
-    if (depth_ == path_.size()) {
-      double total = 0;
-      for (const double w : weights) total += w;
-      for (double& w : weights) w /= total;
-      path_.push_back({std::move(weights), 0});
-      if (path_.back().probability[0] == 0) next_branch(path_.back());
-    }
-    return path_[depth_++].branch;
-  }
-  static bool next_branch(decision& d) {
-    do ++d.branch;
-    while (d.branch < d.probability.size() && d.probability[d.branch] == 0);
-    return d.branch < d.probability.size();
-  }
-  bool advance() {
-    while (!path_.empty() && !next_branch(path_.back())) path_.pop_back();
-    return !path_.empty();
-  }
-  std::vector<decision> path_;
-  std::size_t depth_ = 0;
-};
+/// Calls f(source), then g(result, probability), for every outcome of a randomised f.
+template <class F, class G>
+void all_outcomes(F&& f, G&& g) {
+  support::enumerating_source random;
+  do {
+    const auto result = f(random);
+    g(result, static_cast<double>(random.probability()));
+  } while (random.advance());
+}
 
 /// How a law is written down as a row.
 struct format {
@@ -193,20 +154,20 @@ chain_report enumerate_chain(const Rule& rule, const tables<S, Q>& t) {
     }
     if (drafted == 0) return;
     const sluice::request<S, Q> r{p, q, x};
-    outcomes::all([&](outcomes& random) { return rule.decide(r, random); },
-                  [&](const sluice::decision& d, double probability) {
-                    if (d.fault || d.result.next < 0) return static_cast<void>(++report.faults);
-                    const auto tau = static_cast<std::size_t>(d.result.accepted);
-                    report.tau_law[tau] += drafted * probability;
-                    report.expected_accepted += drafted * probability * static_cast<double>(tau);
-                    std::vector<token_id> head(x.begin(), x.begin() + d.result.accepted);
-                    head.push_back(d.result.next);
-                    all_strings(t.v, t.gamma - d.result.accepted, [&](const std::vector<token_id>& tail) {
-                      std::vector<token_id> s = head;
-                      s.insert(s.end(), tail.begin(), tail.end());
-                      law[number(s)] += drafted * probability * probability_after(s, head.size());
-                    });
-                  });
+    all_outcomes([&](auto& random) { return rule.decide(r, random); },
+                 [&](const sluice::decision& d, double probability) {
+                   if (d.fault || d.result.next < 0) return static_cast<void>(++report.faults);
+                   const auto tau = static_cast<std::size_t>(d.result.accepted);
+                   report.tau_law[tau] += drafted * probability;
+                   report.expected_accepted += drafted * probability * static_cast<double>(tau);
+                   std::vector<token_id> head(x.begin(), x.begin() + d.result.accepted);
+                   head.push_back(d.result.next);
+                   all_strings(t.v, t.gamma - d.result.accepted, [&](const std::vector<token_id>& tail) {
+                     std::vector<token_id> s = head;
+                     s.insert(s.end(), tail.begin(), tail.end());
+                     law[number(s)] += drafted * probability * probability_after(s, head.size());
+                   });
+                 });
   });
   for (std::size_t s = 0; s < total; ++s) report.worst = std::max(report.worst, std::abs(law[s] - exact[s]));
   return report;
