@@ -4,6 +4,7 @@
 #include <sluice/draw/poisson_sampling.hpp>
 #include <sluice/draw/prefix_sums.hpp>
 #include <sluice/draw/priority_sampling.hpp>
+#include <sluice/draw/sum_tree.hpp>
 #include <sluice/draw/systematic_pps.hpp>
 #include <sluice/draw/var_opt.hpp>
 #include <sluice/draw/with_replacement.hpp>

@@ -61,8 +61,10 @@ weight_shares<S> shares_of(std::span<const S> w, index_t n_offspring, const char
   const weight_summary seen = check_weights(w, function);
   expects(seen.positive > 0 || n_offspring == 0, function, "all particles have zero weight: sum of weights", 0);
   const double scale = weight_scale(seen.max);
-  const double total = accurate_sum(w, [scale](double v) { return v * scale; });
-  return {w, scale, total, static_cast<double>(n_offspring)};
+  // Item by item: then n equal weights sum to n w as rounded, and N = n gives shares of exactly 1.
+  exact_sum total;
+  for (const S v : w) total.add(static_cast<double>(v) * scale);
+  return {w, scale, total.value(), static_cast<double>(n_offspring)};
 }
 
 }  // namespace detail

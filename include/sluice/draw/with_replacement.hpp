@@ -5,7 +5,6 @@
 #include <sluice/draw/weights.hpp>
 #include <sluice/random/decisions.hpp>
 
-#include <algorithm>
 #include <concepts>
 #include <span>
 #include <vector>
@@ -30,10 +29,8 @@ class with_replacement {
   template <weight_range W>
   void prepare(const W& weights) {
     const auto w = detail::weight_span(weights);
+    const double scale = detail::weight_scale(detail::check_positive_weights(w, "with_replacement").max);
     table_.rebuild(w);
-    double max = 0;
-    for (const auto v : w) max = std::max(max, static_cast<double>(v));
-    const double scale = detail::weight_scale(max);
     const double total = detail::accurate_sum(w, [scale](double v) { return v * scale; });
     q_.resize(w.size());
     for (std::size_t i = 0; i < w.size(); ++i) q_[i] = static_cast<double>(w[i]) * scale / total;
