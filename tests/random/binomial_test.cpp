@@ -85,7 +85,7 @@ TEST_CASE("binomial: draws have the exact law", "[binomial][statistical]") {
       ++observed.at(static_cast<std::size_t>(law(random)));
     }
     const auto result = support::fits(observed, exact_law(n, p));
-    INFO("n = " << n << ", p = " << p << ": " << result);
+    INFO("n = " << n << ", p = " << p << ": " << result.describe());
     CHECK(result.passes_both_tails());
   }
 }

@@ -70,6 +70,9 @@ TEST_CASE("halton: randomised coordinates are uniform and open", "[halton]") {
     CHECK(std::abs(sum) / std::sqrt(keys / 12.0) < 5.5);
     CHECK(std::abs(squares / keys - 1.0 / 12) < 5.5 * std::sqrt(1.0 / 180 / keys));
   }
+  // Every dimension has permutations of its own: two of the same base differ.
+  const halton twins(std::vector<std::uint32_t>{3, 3}, stream(13));
+  CHECK(twins.at(0, 0) != twins.at(0, 1));
   // All digit positions move: two indices that differ in one high digit differ by a permuted digit, not by the plain
   // one.
   const halton plain(std::vector<std::uint32_t>{7}), moved(std::vector<std::uint32_t>{7}, stream(11));

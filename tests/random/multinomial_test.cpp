@@ -75,7 +75,7 @@ TEST_CASE("multinomial: draws have the exact law", "[multinomial][statistical]")
     }
     CHECK(seen.size() == law.size());  // so nothing impossible was drawn
     const auto result = support::fits(observed, law);
-    INFO("n = " << n << ": " << result);
+    INFO("n = " << n << ": " << result.describe());
     CHECK(result.passes_both_tails());
   }
 }

@@ -63,12 +63,13 @@ inline std::array<double, 2> box_muller(std::uint64_t first, std::uint64_t secon
   }
 }
 
-/// Calls put(e, value) for the elements first, ..., last - 1 of the standard normals of this key.
+/// Calls put(e, value) for the elements first, ..., last - 1 of the standard normals of this key; first is even, as
+/// every chunk's is.
 template <class Put>
 void normals_in(stream key, std::uint64_t first, std::uint64_t last, Put&& put) {
   constexpr std::uint64_t width = 2 * philox_lanes;
   double z[width];
-  for (std::uint64_t e = first & ~std::uint64_t{1}; e < last; e += width) {
+  for (std::uint64_t e = first; e < last; e += width) {
     if (last - e <= 4) {
       for (std::uint64_t i = 0; e + i < last; i += 2) {
         const auto w = key.block((e + i) / 2);
@@ -81,14 +82,14 @@ void normals_in(stream key, std::uint64_t first, std::uint64_t last, Put&& put) 
       philox_words_x8(key.seed(), key.id(), e / 2, w);
       box_muller_x8(w, z);
     }
-    const std::uint64_t from = e < first ? 1 : 0, to = std::min(width, last - e);
-    if (from == 0 && to == width) {  // constant bounds, so that the copy is vectorised
+    if (last - e >= width) {  // constant bounds, so that the copy is vectorised
       for (std::uint64_t i = 0; i < width; ++i) put(e + i, z[i]);
     } else {
-      for (std::uint64_t i = from; i < to; ++i) put(e + i, z[i]);
+      for (std::uint64_t i = 0; e + i < last; ++i) put(e + i, z[i]);
     }
   }
 }
+static_assert(chunk_size % 2 == 0);
 
 /// Writes element e of the Eigen array `a`, elements numbered in the order of storage.
 template <class A>
