@@ -77,7 +77,16 @@ int main(int argc, char** argv) {
       stdout);
   const std::string dir = c.options.out;
   std::ofstream(dir + "/results.json") << bench::json_document(rows, machine);
-  std::ofstream(dir + "/table.md") << bench::markdown_table(rows);
+  const auto of = [&](const char* key) {
+    for (const auto& [k, v] : machine)
+      if (k == key) return v;
+    return std::string("unknown");
+  };
+  std::ofstream(dir + "/table.md") << '\n'
+                                   << of("processor") << ", " << of("cores") << " cores, " << of("compiler") << ", `"
+                                   << of("flags") << "`; " << of("text") << "; mode " << of("mode") << "; commit "
+                                   << of("commit").substr(0, 12) << ".\n\n"
+                                   << bench::markdown_table(rows) << '\n';
   const bool pictures = bench::write_page(dir, rows, machine);
   const auto where = [&](const char* name) {
     return std::filesystem::absolute(dir + '/' + name, ec).lexically_normal().string();
