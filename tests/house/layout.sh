@@ -25,7 +25,7 @@ for header in $(find . -name '*.hpp' | sed 's|^\./||' | sort); do
   esac
   own=$(floor "$family")
   if [ "$own" = none ]; then
-    report "$header: $family is not a family of design.md's list"
+    report "$header: $family is not one of the families"
     continue
   fi
   [ "$(sed -n 1p "$header")" = "#pragma once" ] || report "$header: does not begin with #pragma once"
