@@ -80,7 +80,7 @@ TEST_CASE("normal_pair: boundary words", "[normal]") {
 }
 
 TEST_CASE("fill_normal: every element is normal_at, for any length, bit for bit", "[normal]") {
-  for (const std::size_t n : {0, 1, 2, 3, 5, 15, 16, 17, 20, 33, 4095, 4097, 9000}) {
+  for (const std::size_t n : {0u, 1u, 2u, 3u, 5u, 15u, 16u, 17u, 20u, 33u, 4095u, 4097u, 9000u}) {
     std::vector<double> x(n);
     std::vector<float> y(n);
     fill_normal(x, key, 2.5);
