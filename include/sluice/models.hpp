@@ -1,8 +1,12 @@
 #pragma once
+#include <sluice/models/draws.hpp>
+#include <sluice/models/gaussian_mixture.hpp>
+#include <sluice/models/instrumentation.hpp>
 #include <sluice/models/ngram.hpp>
 #include <sluice/models/ngram_language_model.hpp>
 #include <sluice/models/text_generator.hpp>
 #include <sluice/models/tokenizers.hpp>
+#include <sluice/models/zipf_pair.hpp>
 
 /// Everything of models/: small exact models for tests, benchmarks and examples. Not part of sluice.hpp, and unstable:
 /// names and behaviour may change in any version.
