@@ -118,7 +118,7 @@ std::string speed_up_bars(const std::filesystem::path& dir, const std::vector<ro
     }
     const double t = r->time_ratio(), w = r->work_ratio();
     double p = r->peer_time_ratio();
-    const bool has_work = std::isfinite(w) && w > 0;
+    const bool has_work = std::isfinite(w) && w > 0 && std::abs(w - 1) > 0.005;  // equal work needs no bar
     const double time_at = has_work ? -y - 0.2 : -y;
     (loses(t) ? worse : time) += bar(t, time_at, 0.17);
     label(t, time_at, loses(t) ? loss : ours, p);

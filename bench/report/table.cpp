@@ -2,6 +2,7 @@
 #include <array>
 #include <cstdio>
 #include <map>
+#include <set>
 
 #include "result.hpp"
 
@@ -164,12 +165,14 @@ std::string text_table(const std::vector<row_result>& rows, int width, bool colo
          ' ' + right("sluice", w) + ' ' + right("ratio", w_factor) + space + right("naive", w) + ' ' +
          right("sluice", w) + ' ' + right("ratio", w_factor) + ' ' + right("peer", w_factor) + space +
          left("measure", w_quality) + ' ' + right("naive", w) + ' ' + right("sluice", w) + " ok?\n";
-  std::string technique, last_said;
+  std::string technique;
+  std::set<std::string> all_said;
   for (std::size_t k = 0; k < rows.size(); ++k) {
     const row_result& r = rows[k];
     const auto& d = r.description;
     if (d.slug != technique) {
       technique = d.slug;
+      all_said.clear();
       const std::string bar = repeat("─", line > columns(technique) + 4 ? line - columns(technique) - 4 : 0);
       out += "── " + paint("1", technique) + ' ' + bar + '\n';
     }
@@ -206,11 +209,10 @@ std::string text_table(const std::vector<row_result>& rows, int width, bool colo
         out += std::string(middle, ' ') + ' ' + part(quality, i) + '\n';
       }
     }
-    std::string notes, said;  // what a family says of itself is printed with its first row
+    std::string notes, said;  // what several rows of a technique say is printed with the first of them
     if (!d.claim.empty()) said += "paper: " + d.claim;
     if (!r.full_note().empty()) said += (said.empty() ? "" : " · ") + r.full_note();
-    if (said != last_said) notes = said;
-    last_said = said;
+    if (all_said.insert(said).second) notes = said;
     for (const std::string& s : {peer_note(r).empty() ? std::string() : "peers: " + peer_note(r)})
       if (!s.empty()) notes += (notes.empty() ? "" : " · ") + s;
     if (!notes.empty())
