@@ -102,23 +102,33 @@ struct weight_summary {
 template <std::floating_point S>
 weight_summary check_weights(std::span<const S> w, const char* function, const char* argument = "weights") {
   constexpr S infinity = std::numeric_limits<S>::infinity();
-  S high = 0, low = infinity;
+  // Eight independent columns: the compiler may not reorder the comparisons of one chain, but vectorises across them.
+  constexpr std::size_t lanes = 8;
+  S highs[lanes] = {}, lows[lanes];
+  std::fill(lows, lows + lanes, infinity);
   index_t positive = 0;
   for (std::size_t first = 0; first < w.size(); first += weight_block) {
     const std::size_t last = std::min(first + weight_block, w.size());
-    int good = 0, some = 0;
-    for (std::size_t i = first; i < last; ++i) {
-      const S v = w[i], p = v > 0 ? v : infinity;
-      good += v >= 0 && v < infinity ? 1 : 0;
-      some += v > 0 ? 1 : 0;
-      high = v > high ? v : high;
-      low = p < low ? p : low;
-    }
-    if (static_cast<std::size_t>(good) != last - first) [[unlikely]]
-      for (std::size_t i = first; i < last; ++i)
+    S some[lanes] = {}, bad[lanes] = {};
+    const auto visit = [&](std::size_t lane, S v) {
+      const S p = v > 0 ? v : infinity;
+      bad[lane] += (v >= 0 ? S{0} : S{1}) + (v < infinity ? S{0} : S{1});
+      some[lane] += v > 0 ? S{1} : S{0};
+      highs[lane] = v > highs[lane] ? v : highs[lane];
+      lows[lane] = p < lows[lane] ? p : lows[lane];
+    };
+    std::size_t i = first;
+    for (; i + lanes <= last; i += lanes)
+      for (std::size_t lane = 0; lane < lanes; ++lane) visit(lane, w[i + lane]);
+    for (; i < last; ++i) visit(0, w[i]);
+    S all_bad = 0, all_some = 0;
+    for (std::size_t lane = 0; lane < lanes; ++lane) all_bad += bad[lane], all_some += some[lane];
+    if (all_bad > 0) [[unlikely]]
+      for (i = first; i < last; ++i)
         expects(w[i] >= 0 && w[i] < infinity, function, argument, w[i], static_cast<index_t>(i));
-    positive += some;
+    positive += static_cast<index_t>(all_some);
   }
+  const S high = *std::max_element(highs, highs + lanes), low = *std::min_element(lows, lows + lanes);
   return {static_cast<double>(high), static_cast<double>(low), positive};
 }
 
