@@ -188,7 +188,7 @@ const auto key_for_each_item = [](const std::vector<double>&) {
     std::priority_queue<std::pair<double, index_t>> heap;
     for (std::size_t i = 0; i < w.size(); ++i) {
       const double key = -std::log(sluice::oc53(engine())) / w[i];
-      if (std::ssize(s.index) == 0 && static_cast<index_t>(heap.size()) <= k) {
+      if (static_cast<index_t>(heap.size()) <= k) {  // k + 1: the last is the threshold
         heap.emplace(key, static_cast<index_t>(i));
       } else if (key < heap.top().first) {
         heap.pop();
