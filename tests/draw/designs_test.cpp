@@ -15,8 +15,9 @@
 #include "draw_support.hpp"
 
 // One protocol for all designs: unbiased totals, weights that follow from probabilities, memory reused, bad input
-// refused. Fails for: weights inverted or without 1/k; probabilities of the wrong item; a missing scale; a sample that
-// is not emptied first.
+// refused.
+// Fails for: weights inverted or without 1/k; probabilities of the wrong item; a missing scale; a sample that is not
+// emptied first.
 
 using namespace sluice;
 using namespace draw_test;
