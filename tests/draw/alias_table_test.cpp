@@ -7,8 +7,8 @@
 
 #include "draw_support.hpp"
 
-// Fails for: alias and probability swapped; q_l -= q_s instead of 1 - q_s; leftovers of weight zero kept with
-// probability 1; bernoulli with <= instead of <; total not scaled; the block form reading words in another order.
+// Fails for: alias and probability swapped; q_l -= q_s instead of 1 - q_s; bernoulli with <= instead of <; total not
+// scaled; the block form reading words in another order.
 
 using namespace sluice;
 using namespace draw_test;

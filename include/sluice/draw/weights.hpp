@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cmath>
 #include <concepts>
+#include <cstdint>
+#include <cstring>
 #include <iterator>
 #include <limits>
 #include <ranges>
@@ -98,38 +100,72 @@ struct weight_summary {
   index_t positive = 0;     ///< number of positive weights
 };
 
+/// The check of weights, block by block, in the vector types that g++ and clang share: compilers leave the same loop
+/// over plain arrays scalar, since its comparisons may trap.
+template <std::floating_point S>
+class weight_scan {
+ public:
+  /// Looks at n <= weight_block weights and returns their sum, in double; `good` becomes false if one of them is
+  /// negative, NaN or infinite.
+  double block(const S* w, std::size_t n, bool& good) {
+    packet v, high = high_, low = low_;
+    mask bad{}, some{};
+    sums sum{};
+    for (std::size_t i = 0; i < n; i += lanes) {
+      if (i + lanes <= n) {
+        std::memcpy(&v, w + i, sizeof v);
+      } else {
+        v = packet{};  // zeros count for nothing
+        std::memcpy(&v, w + i, (n - i) * sizeof(S));
+      }
+      const mask positive = v > packet{};
+      bad |= ~((v >= packet{}) & (v < packet{} + infinity));
+      some += positive;  // -1 where true
+      high = v > high ? v : high;
+      low = (positive & (v < low)) != 0 ? v : low;
+      sum += __builtin_convertvector(v, sums);
+    }
+    high_ = high, low_ = low;
+    for (std::size_t lane = 0; lane < lanes; ++lane) {
+      good = good && bad[lane] == 0;
+      positive_ -= static_cast<index_t>(some[lane]);
+    }
+    return ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+  }
+  weight_summary summary() const {
+    weight_summary s{0, static_cast<double>(infinity), positive_};
+    for (std::size_t lane = 0; lane < lanes; ++lane) {
+      s.max = std::max(s.max, static_cast<double>(high_[lane]));
+      s.min_positive = std::min(s.min_positive, static_cast<double>(low_[lane]));
+    }
+    return s;
+  }
+
+ private:
+  static constexpr std::size_t lanes = 8;
+  static constexpr S infinity = std::numeric_limits<S>::infinity();
+  using integer = std::conditional_t<sizeof(S) == 4, std::int32_t, std::int64_t>;
+  typedef S packet __attribute__((vector_size(lanes * sizeof(S))));
+  typedef integer mask __attribute__((vector_size(lanes * sizeof(S))));
+  typedef double sums __attribute__((vector_size(lanes * sizeof(double))));
+  packet high_{}, low_ = packet{} + infinity;
+  index_t positive_ = 0;
+};
+
 /// One pass. Throws invalid_argument with the first weight that is negative, NaN or infinite.
 template <std::floating_point S>
 weight_summary check_weights(std::span<const S> w, const char* function, const char* argument = "weights") {
-  constexpr S infinity = std::numeric_limits<S>::infinity();
-  // Eight independent columns: the compiler may not reorder the comparisons of one chain, but vectorises across them.
-  constexpr std::size_t lanes = 8;
-  S highs[lanes] = {}, lows[lanes];
-  std::fill(lows, lows + lanes, infinity);
-  index_t positive = 0;
+  weight_scan<S> scan;
+  bool good = true;
   for (std::size_t first = 0; first < w.size(); first += weight_block) {
     const std::size_t last = std::min(first + weight_block, w.size());
-    S some[lanes] = {}, bad[lanes] = {};
-    const auto visit = [&](std::size_t lane, S v) {
-      const S p = v > 0 ? v : infinity;
-      bad[lane] += (v >= 0 ? S{0} : S{1}) + (v < infinity ? S{0} : S{1});
-      some[lane] += v > 0 ? S{1} : S{0};
-      highs[lane] = v > highs[lane] ? v : highs[lane];
-      lows[lane] = p < lows[lane] ? p : lows[lane];
-    };
-    std::size_t i = first;
-    for (; i + lanes <= last; i += lanes)
-      for (std::size_t lane = 0; lane < lanes; ++lane) visit(lane, w[i + lane]);
-    for (; i < last; ++i) visit(0, w[i]);
-    S all_bad = 0, all_some = 0;
-    for (std::size_t lane = 0; lane < lanes; ++lane) all_bad += bad[lane], all_some += some[lane];
-    if (all_bad > 0) [[unlikely]]
-      for (i = first; i < last; ++i)
-        expects(w[i] >= 0 && w[i] < infinity, function, argument, w[i], static_cast<index_t>(i));
-    positive += static_cast<index_t>(all_some);
+    scan.block(w.data() + first, last - first, good);
+    if (!good) [[unlikely]]
+      for (std::size_t i = first; i < last; ++i)
+        expects(w[i] >= 0 && w[i] < std::numeric_limits<S>::infinity(), function, argument, w[i],
+                static_cast<index_t>(i));
   }
-  const S high = *std::max_element(highs, highs + lanes), low = *std::min_element(lows, lows + lanes);
-  return {static_cast<double>(high), static_cast<double>(low), positive};
+  return scan.summary();
 }
 
 /// The same, and throws unless some weight is positive.
