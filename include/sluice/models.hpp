@@ -4,6 +4,7 @@
 #include <sluice/models/instrumentation.hpp>
 #include <sluice/models/ngram.hpp>
 #include <sluice/models/ngram_language_model.hpp>
+#include <sluice/models/suffix_model.hpp>
 #include <sluice/models/text_generator.hpp>
 #include <sluice/models/tokenizers.hpp>
 #include <sluice/models/zipf_pair.hpp>
