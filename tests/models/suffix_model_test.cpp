@@ -37,7 +37,7 @@ tokens random_text(std::uint64_t seed, std::size_t n, std::uint64_t vocabulary) 
 std::vector<tokens> hard_texts() {
   std::vector<tokens> all{{}, {0}, {1, 0}, {0, 1}, {0, 0}, {2, 1, 0, 0, 1, 2}};
   for (std::uint64_t seed = 1; seed <= 60; ++seed)
-    for (const std::uint64_t v : {1, 2, 3, 7}) all.push_back(random_text(seed, 3 + seed * 3, v));
+    for (const std::uint64_t v : {1u, 2u, 3u, 7u}) all.push_back(random_text(seed, 3 + seed * 3, v));
   for (const token_id period : {2, 3, 5, 8}) {
     tokens periodic(100);
     for (std::size_t i = 0; i < periodic.size(); ++i)
@@ -100,8 +100,8 @@ TEST_CASE("a suffix model is the Witten-Bell n-gram of one order more", "[suffix
     const index_t vocabulary = text.size() > 1000 ? 256 : 9;
     const suffix_model model(std::span<const token_id>(text), vocabulary, {.longest = longest});
     const ngram_model exact(std::span<const token_id>(text), vocabulary, {.order = longest + 1});
-    const auto size = static_cast<std::size_t>(vocabulary);
-    std::vector<double> row(size, std::numeric_limits<double>::quiet_NaN()), expected(size);
+    const auto v = static_cast<std::size_t>(vocabulary);
+    std::vector<double> row(v, std::numeric_limits<double>::quiet_NaN()), expected(v);
     std::vector<tokens> contexts{{}, {8}, {8, 0, 1}, tokens(20, 0)};
     for (std::size_t i = 1; i <= text.size(); i += 1 + i / 4)
       contexts.emplace_back(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(i));
@@ -111,7 +111,7 @@ TEST_CASE("a suffix model is the Witten-Bell n-gram of one order more", "[suffix
       exact.row(expected, h);
       REQUIRE(model.matched_length(h) == exact.matched_length(h));
       long double sum = 0;
-      for (std::size_t w = 0; w < size; ++w) {
+      for (std::size_t w = 0; w < v; ++w) {
         REQUIRE(std::abs(row[w] - expected[w]) <= 1e-14 * expected[w]);
         REQUIRE(std::abs(model.probability(static_cast<token_id>(w), h) - row[w]) <= 1e-14 * row[w]);
         sum += row[w];
