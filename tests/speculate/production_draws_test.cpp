@@ -215,28 +215,3 @@ TEST_CASE("siblings on long rows are verified by the exact law", "[speculate][st
   INFO(without.describe());
   CHECK(without.passes());
 }
-
-// Fails for: a stream that depends on a request's place in the batch, or on its neighbours.
-TEST_CASE("a request's verdict does not depend on its batch", "[speculate]") {
-  std::vector<rounds::tables<double, double>> t;
-  std::vector<std::vector<token_row<double>>> p(40), q(40);
-  std::vector<std::vector<token_id>> x(40);
-  std::vector<request<double, double>> batch;
-  const rounds::tables<double, double> table(4, 3, stream(71), 0, {}, {});
-  for (std::size_t r = 0; r < 40; ++r) {
-    for (std::size_t i = 0; i < r % 4; ++i) x[r].push_back(static_cast<token_id>((r + i) % 4));
-    for (std::size_t i = 0; i <= r % 4; ++i) {
-      const std::size_t c = table.context(std::span(x[r]).first(i));
-      p[r].push_back(table.target[c].view());
-      if (i < r % 4) q[r].push_back(table.draft[c].view());
-    }
-    batch.push_back({p[r], q[r], x[r], 1000 + r});
-  }
-  std::vector<verdict> together(40), alone(1);
-  const stream run{3};
-  verify(token_rejection{}, std::span<verdict>(together), std::span<const request<double, double>>(batch), run);
-  for (std::size_t r = 0; r < 40; ++r) {
-    verify(token_rejection{}, std::span<verdict>(alone), std::span<const request<double, double>>(&batch[r], 1), run);
-    CHECK(alone[0] == together[r]);
-  }
-}

@@ -1,4 +1,6 @@
 #pragma once
+#include <sluice/core/executor.hpp>
+#include <sluice/core/expects.hpp>
 #include <sluice/core/tensor.hpp>
 #include <sluice/random/stream.hpp>
 
@@ -70,14 +72,27 @@ struct request {
   std::uint64_t id = 0;
 };
 
-/// Verifies a ragged batch: every request has its own length and its own stream, so no verdict depends on its
-/// neighbours.
-template <class Rule, class S, class Q>
-void verify(const Rule& rule, std::span<verdict> out, std::span<const request<S, Q>> requests, stream run) {
-  for (std::size_t r = 0; r < requests.size(); ++r) {
+/// Verifies a ragged batch: out[r] is the verdict of rule(requests[r], cursor(run.derive(requests[r].id))). Every
+/// request has its own length and its own stream, so no verdict depends on its neighbours, on its place in the batch or
+/// on the executor, which runs one request a chunk. Requests with equal ids receive the same words. The rule is shared
+/// by the threads. O(sum of the rule's cost); allocates nothing itself. Throws invalid_argument if out and requests
+/// differ in size, before anything is written; what the rule throws for a request leaves that verdict as it was, and
+/// the verdicts of other requests may be written.
+template <class Rule, class S, class Q, executor Executor>
+void verify(const Rule& rule, std::span<verdict> out, std::span<const request<S, Q>> requests, const Executor& ex,
+            stream run) {
+  expects(out.size() == requests.size(), "verify", "out.size", out.size());
+  ex.for_each(std::ssize(requests), [&](index_t i) {
+    const auto r = static_cast<std::size_t>(i);
     cursor random(run.derive(requests[r].id));
     out[r] = rule(requests[r], random);
-  }
+  });
+}
+
+/// On the calling thread.
+template <class Rule, class S, class Q>
+void verify(const Rule& rule, std::span<verdict> out, std::span<const request<S, Q>> requests, stream run) {
+  verify(rule, out, requests, serial{}, run);
 }
 
 }  // namespace sluice
