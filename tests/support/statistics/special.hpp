@@ -90,7 +90,6 @@ inline double log_gamma_p(double a, double x) {
 
 /// log erfc(x): the asymptotic series beyond 25.
 inline double log_erfc(double x) {
-  if (x < -1) return std::log1p(-std::erfc(-x));
   if (x < 25) return std::log(std::erfc(x));
   const double r = 1 / (2 * x * x);
   double term = 1, sum = 1;
@@ -98,7 +97,10 @@ inline double log_erfc(double x) {
   return -x * x - std::log(x * std::sqrt(std::numbers::pi)) + std::log(sum);
 }
 /// log P(Z > z), Z standard normal.
-inline double log_normal_sf(double z) { return log_erfc(z / std::numbers::sqrt2) - std::numbers::ln2; }
+inline double log_normal_sf(double z) {
+  if (z < -1) return std::log1p(-0.5 * std::erfc(-z / std::numbers::sqrt2));
+  return log_erfc(z / std::numbers::sqrt2) - std::numbers::ln2;
+}
 inline double normal_cdf(double z) { return 0.5 * std::erfc(-z / std::numbers::sqrt2); }
 
 /// The z of P(Z <= z) = p, 0 < p < 1. Source: Wichura, Applied Statistics 37 (1988), algorithm AS 241, PPND16.
