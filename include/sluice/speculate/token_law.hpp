@@ -16,7 +16,9 @@
 /// Nothing is copied and nothing is allocated: a token_law reads its row once, keeps the normaliser and at most 256
 /// partial sums, and then answers "what is p(x)" in O(1) and "draw a token" by re-evaluating one block. Rows of up to
 /// 64 values are summed in double, value by value; longer float rows in blocks of 512 floats with a double total
-/// (relative error about 1e-7; a plain float sum of 128256 terms: 2e-4).
+/// (relative error below 5e-7, on rows of 10^5 values mostly below 1e-7; a plain float sum of 128256 terms: 2e-4).
+/// Values are shifted by a maximum of the first block that has one; where the row's mass lies d above that shift, the
+/// rounding of the differences adds up to 6e-8 d, which d = 60 makes 2e-6.
 namespace sluice {
 
 namespace detail {
