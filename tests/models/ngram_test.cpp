@@ -2,7 +2,8 @@
 // instead of newest token first; contexts that do not reach back to the beginning of the text; a beginning counted
 // twice, or lost; Kneser-Ney with occurrences below the top order, with one discount for all orders, with a left
 // neighbour counted per occurrence, or with a beginning counted as a neighbour; an unseen context that does not stop
-// the recursion; a difference between row and probability; n-grams that straddle words or blocks of the counter.
+// the recursion; a difference between row and probability; n-grams that straddle words or blocks of the counter; a
+// context that ends where a piece of the text does.
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
@@ -86,7 +87,7 @@ TEST_CASE("n-gram rows equal the definition, token by token", "[ngram]") {
   // 7: one word a key; 300000: three fields a word; the largest: two fields a word, three words a key at order 5.
   const index_t vocabulary =
       GENERATE(index_t{1}, index_t{7}, index_t{300000}, index_t{std::numeric_limits<token_id>::max()});
-  const std::size_t length = GENERATE(0, 1, 2, 3, 60);
+  const auto length = static_cast<std::size_t>(GENERATE(0, 1, 2, 3, 60));
   tokens text = random_text(3, length, static_cast<std::uint64_t>(std::min<index_t>(vocabulary, 7)));
   if (vocabulary > 7)  // ids that differ only in their high bits
     for (auto& t : text) t = static_cast<token_id>(t % 3 + (t / 3) * static_cast<token_id>((vocabulary - 1) / 8));
@@ -122,7 +123,8 @@ TEST_CASE("n-gram rows equal the definition, token by token", "[ngram]") {
 }
 
 TEST_CASE("a text in pieces trains the same model, also across the counter's blocks", "[ngram]") {
-  const std::string text = generate_text(3, 3'000'000);
+  // Several blocks of about the same size; one, and one that is too small to be merged before the end.
+  const std::string text = generate_text(3, GENERATE(3'000'000, 1 << 20)) + "0123456789";
   ngram_counter counter(256, 3);
   const std::span all(reinterpret_cast<const unsigned char*>(text.data()), text.size());
   counter.add(all.first(1));
@@ -150,6 +152,24 @@ TEST_CASE("a text in pieces trains the same model, also across the counter's blo
     const double p = (followers[w] + types * bigram.probability(w, shorter)) / (total + types);
     CHECK(whole.probability(w, h) == Approx(p).epsilon(1e-13));
     CHECK(pieces.probability(w, h) == whole.probability(w, h));
+  }
+}
+
+TEST_CASE("contexts continue where a text is cut", "[ngram]") {
+  const tokens text = random_text(9, 40, 5);
+  const std::span<const token_id> s(text);
+  const ngram_model whole(s, 5, {.order = 4});
+  for (std::size_t cut = 0; cut <= text.size(); ++cut) {
+    ngram_counter counter(5, 4);
+    counter.add(s.first(cut));
+    counter.add(s.subspan(cut));
+    const ngram_model pieces(std::move(counter));
+    std::vector<double> row(5), expected(5);
+    for (std::size_t i = 0; i <= text.size(); ++i) {
+      pieces.row(row, s.first(i));
+      whole.row(expected, s.first(i));
+      REQUIRE(row == expected);
+    }
   }
 }
 

@@ -148,7 +148,9 @@ TEST_CASE("long matches are found up to the cap, without allocation, and only wh
 TEST_CASE("lookup proposes what followed the latest of the longest matches", "[suffix_model]") {
   std::vector<tokens> texts = hard_texts();
   texts.push_back(random_text(5, 20'000, 2));
-  texts.push_back(tokens(9000, 3));
+  texts.push_back(tokens(9000, 3));  // the latest place comes first
+  texts.push_back(texts.back());
+  texts.back().push_back(4);  // and last
   for (const tokens& corpus : texts) {
     const suffix_array array(std::span<const token_id>(corpus), 7);
     const index_t longest = static_cast<index_t>(corpus.size() % 5 + 1), shortest = std::min<index_t>(longest, 2);
@@ -156,7 +158,7 @@ TEST_CASE("lookup proposes what followed the latest of the longest matches", "[s
     for (std::uint64_t seed = 1; seed <= 4; ++seed) {
       tokens text = random_text(100 + seed, seed == 4 ? 1 : 30, seed);
       if (seed == 3 && corpus.size() > 40) text.assign(corpus.end() - 9, corpus.end());
-      if (seed == 2) text.push_back(3);
+      if (seed == 2) text.insert(text.end(), 2, 3);
       tokens out(6, -1);
       std::size_t length = 0, end = 0;  // by looking at every place
       for (std::size_t e = 1; e < corpus.size(); ++e) {

@@ -1,5 +1,6 @@
-// Fails for: any draw out of order; a lexicon word drawn twice or equal to a function word; nouns with a suffix; the
-// class of the second noun phrase for the verb; a topic per sentence; a text cut at a sentence.
+// Fails for: any draw out of order; a lexicon word drawn twice; nouns with a suffix; the class of another noun phrase
+// for the verb; a topic per sentence; a text cut at a sentence. (The syllables cannot
+// make a function word; the lexicon is checked for them all the same.)
 #include <catch2/catch.hpp>
 #include <set>
 #include <sluice/models/text_generator.hpp>

@@ -60,8 +60,7 @@ inline void sort_suffixes(const std::int32_t* s, std::int32_t n, std::size_t k, 
   const auto same = [&](std::int32_t a, std::int32_t b) {  // from one leftmost S to the next, both included
     for (std::int32_t d = 0;; ++d) {
       if (a + d == n || b + d == n || s[a + d] != s[b + d] || rises[at(a + d)] != rises[at(b + d)]) return false;
-      if (d > 0 && leftmost(a + d)) return leftmost(b + d);
-      if (d > 0 && leftmost(b + d)) return false;
+      if (d > 0 && leftmost(a + d)) return true;
     }
   };
   std::int32_t names = 0;
