@@ -1,6 +1,6 @@
 // Fails for: a score of the wrong sign or width; a divergence without the spread of the components; a mixture that does
-// not integrate to 1; a denoiser that ignores alpha; a draft without its temperature or its noise; a dial that skips
-// its remainder.
+// not integrate to 1, in one dimension or several; a denoiser that ignores alpha; a draft without its temperature or
+// its noise; a dial that skips its remainder.
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
@@ -39,6 +39,28 @@ TEST_CASE("mixture: closed forms agree with each other and with differences", "[
   CHECK(std::abs(mass - 1) < 1e-12);
 }
 
+TEST_CASE("mixture: the density is that of its components, with the weights' sum divided out", "[gaussian_mixture]") {
+  Eigen::MatrixXd means(3, 2);
+  means << 0, 1, -1, 0.5, 2, 0;
+  Eigen::VectorXd weights(2), sd(2), y(3);
+  weights << 1, 3;
+  sd << 0.5, 2;
+  y << 0.3, -0.4, 1;
+  const gaussian_mixture m(std::move(weights), std::move(means), std::move(sd));
+  const double kappa = 0.7;
+  double density = 0;
+  for (Eigen::Index j = 0; j < 2; ++j) {
+    const double v = (j == 0 ? 0.25 : 4.0) + kappa * kappa;
+    double product = j == 0 ? 0.25 : 0.75;
+    for (Eigen::Index i = 0; i < 3; ++i)
+      product *= std::exp(-(y(i) - m.means()(i, j)) * (y(i) - m.means()(i, j)) / (2 * v)) /
+                 std::sqrt(2 * 3.141592653589793 * v);
+    density += product;
+  }
+  CHECK(m.log_density(y, kappa) == Approx(std::log(density)).epsilon(1e-14));
+  CHECK(m.weights()(1) == 0.75);
+}
+
 TEST_CASE("mixture: as a denoiser of columns, and its samples", "[gaussian_mixture]") {
   const auto m = ring8();
   struct {
@@ -62,11 +84,17 @@ TEST_CASE("mixture, pair and dial refuse bad input by name", "[gaussian_mixture]
   SLUICE_CHECK_THROWS(m.score(Eigen::VectorXd::Zero(3), 1), "score", "y.size", -1);
   SLUICE_CHECK_THROWS(m.denoised(Eigen::VectorXd::Zero(2), -1), "denoised", "kappa", -1);
   SLUICE_CHECK_THROWS(m.flow_velocity(Eigen::VectorXd::Zero(2), 1), "flow_velocity", "t", -1);
-  const Eigen::VectorXd one = Eigen::VectorXd::Ones(2);
-  const Eigen::MatrixXd means = Eigen::MatrixXd::Zero(3, 2);
+  const Eigen::VectorXd one = Eigen::VectorXd::Ones(2), three = Eigen::VectorXd::Ones(3);
+  const Eigen::MatrixXd means = Eigen::MatrixXd::Zero(3, 2), flat = Eigen::MatrixXd::Zero(0, 2);
   SLUICE_CHECK_THROWS(gaussian_mixture(one, means, Eigen::Vector2d(1, 0)), "gaussian_mixture", "sd", 1);
   SLUICE_CHECK_THROWS(gaussian_mixture(Eigen::Vector2d(1, -1), means, one), "gaussian_mixture", "weights", 1);
   SLUICE_CHECK_THROWS(gaussian_mixture(Eigen::Vector2d(0, 0), means, one), "gaussian_mixture", "weights.sum", -1);
+  SLUICE_CHECK_THROWS(gaussian_mixture(three, means, one), "gaussian_mixture", "weights.size", -1);
+  SLUICE_CHECK_THROWS(gaussian_mixture(one, means, three), "gaussian_mixture", "sd.size", -1);
+  SLUICE_CHECK_THROWS(gaussian_mixture(one, flat, one), "gaussian_mixture", "means.rows", -1);
+  Eigen::MatrixXd infinite = means;
+  infinite(1, 1) = std::numeric_limits<double>::infinity();
+  SLUICE_CHECK_THROWS(gaussian_mixture(one, infinite, one), "gaussian_mixture", "means", 1);
   SLUICE_CHECK_THROWS(random_mixture(0, 1, 1), "random_mixture", "d", -1);
   SLUICE_CHECK_THROWS(ring(0), "ring", "n", -1);
   SLUICE_CHECK_THROWS(zipf_pair(0, {}, 1), "zipf_pair", "vocabulary_size", -1);
