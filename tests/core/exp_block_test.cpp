@@ -131,7 +131,8 @@ TEST_CASE("exp_block_sum: the error of one term", "[core]") {
 }
 
 // Fails for: a tail that counts the lanes behind the end (exp(0 - shift) each), or leaves out a packet; the masks of
-// 16 and 64 mixed up; partial sums added twice.
+// 16 and 64 mixed up; partial sums added twice; a clamp that
+// counts forbidden tokens as exp(-87), so that a draw with u = 0 enters a block without any weight.
 TEST_CASE("exp_block_sum: tails of every length, the portable twin and the one to call", "[core]") {
   for (std::size_t n = 1; n <= 150; ++n)
     for (const float shift : {0.0f, -5.0f, 3.0f}) {
@@ -148,9 +149,14 @@ TEST_CASE("exp_block_sum: tails of every length, the portable twin and the one t
             Approx(static_cast<double>(exact)).epsilon(1e-5));
     }
   const std::vector<float> nothing(512, -inf<float>), one_large(1, 500.0f);
-  CHECK(exp_block_sum(nothing.data(), 512, 0.0f) <= 512 * 1.7e-38f);  // at most exp(-87) each
+  CHECK(exp_block_sum(nothing.data(), 512, 0.0f) == 0.0f);
   CHECK(exp_block_sum_portable(nothing.data(), 512, 0.0f) == 0.0f);
   CHECK(exp_block_sum(one_large.data(), 1, 0.0f) >= std::exp(87.9f));
   CHECK(exp_block_sum_portable(one_large.data(), 1, 0.0f) >= std::exp(87.9f));
   CHECK(exp_block_sum(nothing.data(), 0, 0.0f) == 0.0f);
+  const std::vector<float> low(512, -87.1f), some(512, -86.9f);
+  CHECK(exp_block_sum(low.data(), 512, 0.0f) == 0.0f);
+  CHECK(exp_block_sum(some.data(), 512, 0.0f) > 0.0f);
+  const std::vector<double> none(512, -inf<double>);
+  CHECK(exp_block_sum(none.data(), 512, 0.0) == 0.0);
 }

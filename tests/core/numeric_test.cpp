@@ -54,7 +54,7 @@ std::vector<S> softmax_of(const std::vector<S>& x) {
 }  // namespace
 
 TEMPLATE_TEST_CASE("log_sum_exp: long rows against long double", "[core][numeric]", float, double) {
-  const double tolerance = std::same_as<TestType, float> ? 1.5e-7 : 2e-15;  // of the sum, so of exp(difference)
+  const double tolerance = std::same_as<TestType, float> ? 4e-7 : 2e-15;  // of the sum, so of exp(difference)
   for (const std::size_t n : {std::size_t{1}, std::size_t{7}, std::size_t{511}, std::size_t{512}, std::size_t{513},
                               std::size_t{1025}, std::size_t{128256}})
     for (const double spread : {0.5, 8.0, 40.0})

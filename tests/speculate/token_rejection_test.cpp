@@ -82,7 +82,7 @@ struct long_round {
         p[i][x] = static_cast<float>(6 * co53(key.word(2 * (i * v + x))));
         q[i][x] = static_cast<float>(6 * co53(key.word(2 * (i * v + x) + 1)));
       }
-      drafted.push_back(static_cast<token_id>(v / 2 + i));
+      drafted.push_back(static_cast<token_id>((v / 2 + i) % v));
       p[i][static_cast<std::size_t>(drafted[i])] = i + 1 < valid ? 40.0f : rejected_at_logit;
       if (i >= valid) p[i].assign(v, std::numeric_limits<float>::quiet_NaN());
       if (i >= valid) q[i].assign(v, std::numeric_limits<float>::quiet_NaN());

@@ -76,8 +76,9 @@ inline void exp_block(float* out, const float* x, index_t n, float shift) {
 }
 
 /// The sum of exp(x[i] - shift), i < n; meant for a few hundred elements, since the partial sums are floats. NaN
-/// anywhere gives NaN; an element more than 88 above shift gives at least exp(87.9). Terms below exp(-87) may count as
-/// up to exp(-87). This is the portable twin; exp_block_sum is the one to call.
+/// anywhere gives NaN; an element more than 88 above shift gives at least exp(87.9). Terms below exp(-87) are 0, as in
+/// exp_block: a sum is positive exactly if one of its weights is, which draws rely on. This is the portable twin;
+/// exp_block_sum is the one to call.
 inline float exp_block_sum_portable(const float* x, index_t n, float shift) {
   float_packet sum[4] = {};
   float_packet v[4];
@@ -132,15 +133,16 @@ inline float exp_block_sum(const float* x, index_t n, float shift) {
   const __m512i high = _mm512_load_si512(exp_tables::powers.bits + 16);
   const __m512 s = _mm512_set1_ps(shift), magic = _mm512_set1_ps(12582912.0f);
   const auto add_exp = [&](__m512& sum, const __m512& v) {
-    const __m512 y = _mm512_min_ps(_mm512_set1_ps(88.0f), _mm512_max_ps(_mm512_set1_ps(-87.0f), _mm512_sub_ps(v, s)));
-    const __m512 t = _mm512_fmadd_ps(y, _mm512_set1_ps(46.16624130844683f), magic);  // 32/ln 2
+    const __m512 y = _mm512_min_ps(_mm512_set1_ps(88.0f), _mm512_sub_ps(v, s));
+    const __mmask16 counts = _mm512_cmp_ps_mask(y, _mm512_set1_ps(-87.0f), _CMP_NLT_UQ);  // NaN counts
+    const __m512 t = _mm512_fmadd_ps(y, _mm512_set1_ps(46.16624130844683f), magic);       // 32/ln 2
     const __m512 k = _mm512_sub_ps(t, magic);
     const __m512 r = _mm512_fnmadd_ps(k, _mm512_set1_ps(0.021660849392498290f), y);
     const __m512 e = _mm512_fmadd_ps(_mm512_fmadd_ps(r, _mm512_set1_ps(0.50000203f), _mm512_set1_ps(1.00001466f)), r,
                                      _mm512_set1_ps(1.0f));
     const __m512i bits = _mm512_castps_si512(t);
     const __m512i power = _mm512_add_epi32(_mm512_slli_epi32(bits, 18), _mm512_permutex2var_epi32(low, bits, high));
-    sum = _mm512_fmadd_ps(e, _mm512_castsi512_ps(power), sum);
+    sum = _mm512_mask3_fmadd_ps(e, _mm512_castsi512_ps(power), sum, counts);
   };
   __m512 sum[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
   index_t i = 0;
@@ -172,7 +174,7 @@ inline void exp_block(double* out, const double* x, index_t n, double shift) {
 
 inline double exp_block_sum(const double* x, index_t n, double shift) {
   const Eigen::Map<const Eigen::Array<double, Eigen::Dynamic, 1>> v(x, n);
-  return (v - shift).exp().sum();
+  return (v - shift < -708.0).select(0.0, (v - shift).exp()).sum();
 }
 
 }  // namespace sluice::detail
