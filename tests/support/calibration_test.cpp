@@ -32,7 +32,7 @@ doubles normals(sluice::cursor& random, std::size_t n) {
 }
 
 /// p over `sets` null data sets: uniform, and small as often as it says. A coarse law (discrete p) is checked at 0.01
-/// only, from above.
+/// only, within `slack`.
 template <class P>
 void check_calibrated(P&& p_of, std::size_t sets, double slack = 0) {
   doubles p(sets);
@@ -46,7 +46,7 @@ void check_calibrated(P&& p_of, std::size_t sets, double slack = 0) {
   if (slack == 0) CHECK(ks_test(p).passes());
 }
 
-/// 30 draws expected in each of 8 cells.
+/// 200 draws expected in each of 8 cells.
 std::vector<std::uint64_t> eight_cells(sluice::cursor& random, std::size_t n = 1600) {
   std::vector<std::uint64_t> counts(8);
   for (std::size_t i = 0; i < n; ++i) ++counts[random() >> 61];
@@ -88,8 +88,8 @@ TEST_CASE("calibration: tests of counts", "[calibration]") {
     CHECK(std::abs(z_of_mean(sum / sets, 7, std::sqrt(14.0), sets)) < house_z);  // E X^2 = df exactly
   }
   SECTION("G and homogeneity") {
-    check_calibrated([&](auto& r) { return g_test(eight_cells(r), law).p(); }, 3'000, 5e-4);
-    check_calibrated([&](auto& r) { return homogeneity(eight_cells(r), eight_cells(r)).p(); }, 2'000, 5e-4);
+    check_calibrated([&](auto& r) { return g_test(eight_cells(r), law).p(); }, 20'000, 5e-4);
+    check_calibrated([&](auto& r) { return homogeneity(eight_cells(r), eight_cells(r)).p(); }, 20'000, 5e-4);
   }
   SECTION("exact multinomial never rejects too often") {
     int small = 0;

@@ -25,6 +25,11 @@ TEST_CASE("statistics: tails far out", "[statistics]") {
   CHECK(log_chi_square_sf(1400, 2) == Approx(-700).epsilon(1e-12));  // exponential
   CHECK(log_chi_square_sf(2800, 2) == Approx(-1400).epsilon(1e-12));
   CHECK(log_chi_square_cdf(1e-200, 2) == Approx(std::log(.5) - 200 * std::log(10)).epsilon(1e-12));
+  for (const double x : {.01, .7, 1.4, 1.6, 9.}) {  // the series and the fraction, against closed forms
+    CHECK(log_gamma_q(1, x) == Approx(-x).epsilon(1e-13));
+    CHECK(log_gamma_q(2, x) == Approx(std::log1p(x) - x).epsilon(1e-12));
+    CHECK(log_gamma_q(.5, x) == Approx(std::log(std::erfc(std::sqrt(x)))).epsilon(1e-12));
+  }
   CHECK(log_erfc(25) == Approx(std::log(std::erfc(25))).epsilon(1e-13));  // the series meets the function
   CHECK(log_kolmogorov_sf(19) == Approx(std::log(2) - 722).epsilon(1e-12));
   CHECK(std::abs(kolmogorov_sf(std::nextafter(1.0, 0.0)) - kolmogorov_sf(1)) < 1e-14);  // the two series meet
@@ -77,6 +82,8 @@ TEST_CASE("statistics: cells are merged by what they expect", "[statistics]") {
 
 TEST_CASE("statistics: legal edges", "[statistics]") {
   CHECK(pearson(counts{7}, doubles{1}).p() == 1);
+  CHECK(pearson(counts{7, 9, 8}, doubles{.25, .25, .5}).df == 2);
+  CHECK(normal_test(-6).p() == Approx(std::erfc(6 / std::numbers::sqrt2)).epsilon(1e-12));  // two-sided
   CHECK(pearson(counts{7, 0}, doubles{1, 0}).passes());
   CHECK(g_test(counts{0, 10}, half).statistic == Approx(20 * std::log(2)));
   CHECK(exact_multinomial_p(counts{0, 2}, doubles{1, 0}) == 0);
