@@ -179,8 +179,9 @@ class token_law {
       if (static_cast<std::size_t>(token(j)) < out.size()) out[static_cast<std::size_t>(token(j))] = probability_at(j);
   }
 
-  /// A token with probability p(x); never one with p(x) = 0. A word source: two or three words, 256
-  /// sums and one block of 512 values). A decision source: one categorical decision over the stored values; allocates.
+  /// A token with probability p(x); never one with p(x) = 0. A word source: two or three words, up to 256
+  /// sums and one block of 512 values (a few, if a sum covers several). A decision source: one categorical decision
+  /// over the stored values; allocates.
   template <random_source R>
   token_id draw(R& random) const {
     return token(draw_position(random));
