@@ -1,10 +1,12 @@
 #pragma once
 #include <sluice/core/expects.hpp>
+#include <sluice/core/tensor.hpp>
 #include <sluice/speculate/language_model.hpp>
 
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -49,10 +51,11 @@ struct row_cut {
 };
 
 /// The shortest prefix of the tokens, in the order (-logit, id), whose weights reach `goal`; weight(v) >= 0. Only
-/// values
-/// >= floor are candidates, and they must reach the goal if anything does; if they do not, all are kept. Values are
-/// counted in linear bins between the ends of an interval that shrinks to the bin with the crossing, until it holds few
-/// enough candidates to be sorted. O(V) for each of the few passes.
+/// values from `floor` on are candidates, and they must reach the goal if anything does; if they do not, all are kept.
+/// Values are counted in linear bins between the ends of an interval that shrinks to the bin with the crossing, until
+/// it holds few enough candidates to be sorted, or equal ones only. O(V) for each of the few passes. Weights are added
+/// bin by bin: against a sum in sorted order the cut may differ where the cumulative weight meets the goal within the
+/// rounding of double, and then by tokens of that weight.
 template <class Weight>
 row_cut shortest_prefix(std::span<const double> row, double floor, double goal, Weight&& weight) {
   constexpr index_t bins = 1024, window = 256;
@@ -70,11 +73,15 @@ row_cut shortest_prefix(std::span<const double> row, double floor, double goal, 
   while (active > window && low < high) {
     std::array<double, static_cast<std::size_t>(bins)> sum{};
     std::array<index_t, static_cast<std::size_t>(bins)> count{};
-    const double scale = static_cast<double>(bins) / (high - low);
+    // Powers of two keep the width of the interval and its quotient finite: halves where it overflows, a large factor
+    // where it is subnormal. The largest value is in the first bin and the least in the last, so every pass shrinks.
+    const double half = std::isfinite(high - low) ? 1.0 : 0.5;
+    const double magnify = half == 1.0 && high - low < 1e-290 ? 0x1p700 : 1.0;
+    const double scale = static_cast<double>(bins) / ((high * half - low * half) * magnify);
     const auto bin = [&](double v) {  // monotone in v, so a bin is an interval of values
-      return static_cast<std::size_t>(std::min(static_cast<double>(bins - 1), (high - v) * scale));
+      return static_cast<std::size_t>(
+          std::min(static_cast<double>(bins - 1), (high * half - v * half) * magnify * scale));
     };
-    if (!(scale > 0 && std::isfinite(scale))) break;
     for (const double v : row)
       if (is_active(v)) {
         const std::size_t b = bin(v);
@@ -105,13 +112,7 @@ row_cut shortest_prefix(std::span<const double> row, double floor, double goal, 
       }
     return {high, last};
   }
-  std::array<std::pair<double, index_t>, static_cast<std::size_t>(window)> few;
-  std::vector<std::pair<double, index_t>> many;  // only if an interval cannot be divided further
-  std::span<std::pair<double, index_t>> candidates(few);
-  if (active > window) {
-    many.resize(static_cast<std::size_t>(active));
-    candidates = many;
-  }
+  std::array<std::pair<double, index_t>, static_cast<std::size_t>(window)> candidates;
   std::size_t n = 0;
   for (index_t x = 0; x < std::ssize(row); ++x)
     if (is_active(row[static_cast<std::size_t>(x)])) candidates[n++] = {-row[static_cast<std::size_t>(x)], x};
