@@ -10,6 +10,8 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <memory>
+#include <optional>
 #include <report/row.hpp>
 #include <string>
 #include <vector>
@@ -190,28 +192,34 @@ double best_seconds(F f, int times) {
   return best;
 }
 
-/// Largest entry and sum of the first `pairs` target and draft rows and, if all are accepted, of the last target row.
+/// Sum, in one pass each, of the first `pairs` target and draft rows and, if all are accepted, of the last target row.
 inline float read_rows(const round_of_logits& r, std::size_t pairs, bool bonus) {
   float s = 0;
   const auto read = [&s](const std::vector<float>& row) {
     const Eigen::Map<const Eigen::ArrayXf> l(row.data(), std::ssize(row));
-    s += l.maxCoeff() + l.sum();
+    s += l.sum();
   };
   for (std::size_t i = 0; i < pairs; ++i) read(r.p[i]), read(r.q[i]);
   if (bonus) read(r.p.back());
   return s;
 }
 
-/// Times `decide` (a fresh object per variant) and checks outcome and law of what it emits, in the loop and after it.
+/// Times `decide` and checks outcome and law of everything that the variant emits, in all of its calls: its state and
+/// the counts live as long as the variant, so that no call repeats the random numbers of another.
 template <class Make>
 auto verifying(index_t v, const round_of_logits& (*round)(index_t), const law_check& (*law)(index_t), Make make,
                index_t accepted, double rows_read, int at_least, std::size_t floor_pairs = 0,
                bool floor_bonus = false) {
-  return [=](benchmark::State& state) {
+  struct kept {
+    std::optional<decltype(make())> decide;
+    std::array<double, 4> seen{};
+  };
+  return [=, shared = std::make_shared<kept>()](benchmark::State& state) {
     const round_of_logits& r = round(v);
     const law_check& check = law(v);
-    auto decide = make();
-    std::array<double, 4> seen{};
+    if (!shared->decide) shared->decide.emplace(make());
+    auto& decide = *shared->decide;
+    std::array<double, 4>& seen = shared->seen;
     bool as_expected = true;
     const auto once = [&] {
       const sluice::verdict d = decide(r);
@@ -284,8 +292,11 @@ void register_round(const char* rule_name, double rows_rejected, std::size_t pai
                     std::to_string(v),
         .unit = "rows read",
         .quality = {.name = "chi-square of the emitted token, 3 degrees of freedom", .tolerance = law_check::critical},
-        .claim = all ? "" : "30 times faster than dense, 200 times faster than sorting, at V = 128256",
-        .note = "gamma = 4, float logits. naive: softmax of all 9 rows and a recovery token for every position"};
+        .claim = "",
+        .note =
+            "gamma = 4, float logits. naive: softmax of all 9 rows and a recovery token for every position; drafted "
+            "tokens are "
+            "placed so that the outcome is certain"};
     entry
         .naive(verifying(
             v, round_at<O>, law_at<O>, [] { return dense_sampler(); }, accepted, 9, 100))
@@ -293,10 +304,10 @@ void register_round(const char* rule_name, double rows_rejected, std::size_t pai
             v, round_at<O>, law_at<O>, [] { return rule_of_sluice<Rule>(); }, accepted, all ? 9 : rows_rejected, 2000,
             all ? 4 : pairs_rejected, all))
         .peer("full sort, rows up to the mismatch",
-              verifying(v, round_at<O>, compared_law_at<O>, sort(false), accepted, all ? 5 : 1, 20));
-    if (!all)
+              verifying(v, round_at<O>, compared_law_at<O>, sort(false), accepted, all ? 5 : 1, 12));
+    if (!all && pairs_rejected == 1)
       entry.peer("full sort, all 5 target rows",
-                 verifying(v, round_at<O>, compared_law_at<O>, sort(true), accepted, 5, 20));
+                 verifying(v, round_at<O>, compared_law_at<O>, sort(true), accepted, 5, 12));
   }
 }
 
