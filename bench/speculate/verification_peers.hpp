@@ -71,11 +71,12 @@ class law_check {
     std::vector<index_t> order(cell_.size());
     for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<index_t>(i);
     std::sort(order.begin(), order.end(), [&](index_t a, index_t b) { return law[a] > law[b]; });
+    const double total = law.sum();
     double sum = 0;
     for (const index_t x : order) {
-      const auto c = std::min<std::size_t>(3, static_cast<std::size_t>(4 * sum / law.sum()));
+      const auto c = std::min<std::size_t>(3, static_cast<std::size_t>(4 * sum / total));
       cell_[static_cast<std::size_t>(x)] = c;
-      mass_[c] += law[x] / law.sum();
+      mass_[c] += law[x] / total;
       sum += law[x];
     }
   }

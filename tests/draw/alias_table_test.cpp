@@ -74,7 +74,7 @@ TEST_CASE("alias_table: a million draws follow the weights", "[alias_table][stat
 
 TEST_CASE("alias_table: draws in bulk are the draws one by one", "[alias_table]") {
   const alias_table table(harmonic_weights(1000));
-  for (const std::size_t n : {0, 1, 15, 16, 127, 128, 129, 1000}) {
+  for (const std::size_t n : {0u, 1u, 15u, 16u, 127u, 128u, 129u, 1000u}) {
     cursor a(stream{3}, 1), b(stream{3}, 1);
     std::vector<index_t> bulk(n), single(n);
     table.draw(bulk, a);

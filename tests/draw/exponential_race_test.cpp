@@ -49,7 +49,7 @@ TEST_CASE("exponential_race: winners follow the weights", "[exponential_race][st
 
 TEST_CASE("exponential_race: the heap keeps the smallest keys in order", "[exponential_race]") {
   cursor random(stream{33});
-  for (const std::size_t m : {1, 2, 3, 10, 50}) {
+  for (const std::size_t m : {1u, 2u, 3u, 10u, 50u}) {
     std::vector<double> keys(50);
     detail::smallest_keys heap;
     heap.restart(static_cast<index_t>(m));

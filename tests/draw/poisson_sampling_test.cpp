@@ -15,7 +15,7 @@ TEST_CASE("poisson_sampling: exact law, variance and variance estimate by enumer
   const std::vector<double> w{4, 1, 2, 0, 0.5, 3}, y{3, -1, 2, 0, 5, 1};
   poisson_sampling design;
   support::enumerating_source source;
-  double mean = 0, square = 0, estimate = 0, size = 0, pair = 0;
+  double mean = 0, square = 0, estimate = 0, taken = 0, pair = 0;
   std::vector<double> pi(w.size());
   const double tau = pps_probabilities().compute_into(pi, w, 3);
   do {
@@ -25,13 +25,13 @@ TEST_CASE("poisson_sampling: exact law, variance and variance estimate by enumer
     mean += p * total;
     square += p * (total - sum_of(y)) * (total - sum_of(y));
     estimate += p * poisson_variance_estimate(y, s);
-    size += p * static_cast<double>(s.index.size());
+    taken += p * static_cast<double>(s.index.size());
     pair += std::count(s.index.begin(), s.index.end(), 1) * std::count(s.index.begin(), s.index.end(), 2) > 0 ? p : 0;
   } while (source.advance());
   CHECK(mean == Approx(sum_of(y)).epsilon(1e-12));
   CHECK(square == Approx(poisson_variance(pi, y)).epsilon(1e-12));
   CHECK(estimate == Approx(poisson_variance(pi, y)).epsilon(1e-12));
-  CHECK(size == Approx(3).epsilon(1e-12));
+  CHECK(taken == Approx(3).epsilon(1e-12));
   CHECK(pair == Approx(pi[1] * pi[2]).epsilon(1e-12));
 }
 

@@ -33,7 +33,7 @@ TEST_CASE("sum_tree: a million updates leave the tree of a fresh build, bit for 
 }
 
 TEST_CASE("sum_tree: finds the category that the running sums find", "[sum_tree]") {
-  for (const std::size_t n : {1, 2, 3, 5, 8, 13}) {
+  for (const std::size_t n : {1u, 2u, 3u, 5u, 8u, 13u}) {
     std::vector<double> w;
     for (std::size_t i = 0; i < n; ++i) w.push_back(static_cast<double>(i * 7 % 5));  // integers: exact sums
     w[n / 2] = 4;

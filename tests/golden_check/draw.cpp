@@ -57,8 +57,6 @@ json race(const json& in) {
 std::vector<double> successive_set_law(const std::vector<double>& w, index_t k) {
   const std::size_t n = w.size();
   if (n > 24) throw std::runtime_error("too many items for an enumeration of all sets");
-  double all = 0;
-  for (const double v : w) all += v;
   std::vector<double> f(std::size_t{1} << n, 0.0);
   f[0] = 1;
   for (std::uint32_t s = 0; s < f.size(); ++s) {

@@ -228,7 +228,7 @@ TEST_CASE("one-hot targets give greedy decoding", "[speculate]") {
   for (token_id best = 0; best < 4; ++best) {
     const token_id best_id[1] = {best};
     const token_row<double> target[2] = {{row_kind::logits, certain, best_id}, {row_kind::logits, certain, best_id}};
-    const std::vector<double> q = rounds::random_law(4, stream(best));
+    const std::vector<double> q = rounds::random_law(4, stream(static_cast<std::uint64_t>(best)));
     const token_row<double> draft[1] = {{row_kind::probabilities, q}};
     for (token_id x = 0; x < 4; ++x) {
       const token_id drafted[1] = {x};

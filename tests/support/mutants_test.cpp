@@ -1,6 +1,6 @@
 // The gate rejects wrong samplers at the sample size that was promised, in 995 of 1000 seeds at least, and passes the
-// right ones. Fails for: a gate with less power than chi_square_noncentrality says; a gate that rejects the correct
-// law.
+// right ones.
+// Fails for: a gate with less power than chi_square_noncentrality says; a gate that rejects the correct law.
 #include <sluice/draw/inverse_cdf.hpp>
 #include <sluice/random/decisions.hpp>
 #include <sluice/random/stream.hpp>
