@@ -29,6 +29,7 @@ inline constexpr int packet_bytes = 16;
 #endif
 typedef float float_packet __attribute__((vector_size(packet_bytes)));
 typedef std::int32_t int_packet __attribute__((vector_size(packet_bytes)));
+typedef std::uint32_t word_packet __attribute__((vector_size(packet_bytes)));
 inline constexpr index_t packet_size = packet_bytes / 4;
 
 /// x <- exp(x), element by element.
@@ -47,9 +48,9 @@ inline void exp_in_place(float_packet& x) {
   e = e * r + 0.49999993432129025f;
   e = e * r + 1.0f;
   e = e * r + 1.0f;
-  int_packet bits;
+  word_packet bits;  // unsigned: wraps in the elements that become 0
   std::memcpy(&bits, &t, sizeof bits);
-  bits = (bits << 23) + 0x3f800000;
+  bits = (bits << 23) + 0x3f800000u;
   float_packet scale;
   std::memcpy(&scale, &bits, sizeof scale);
   x = low == zero ? zero : e * scale;
