@@ -115,6 +115,29 @@ auto timed(F f) {
   };
 }
 
+/// One winner a round. The share of weight before a winner, half of its own included, has mean 1/2 exactly if winners
+/// are drawn by weight, and a variance of at most 1/12.
+template <class F>
+auto drawing(F f) {
+  return [f](benchmark::State& state) {
+    const population& p = items();
+    static const std::vector<double> share = [&p] {
+      std::vector<double> before;
+      double sum = 0;
+      for (const double w : p.weight) before.push_back(sum + w / 2), sum += w;
+      for (double& s : before) s /= sum;
+      return before;
+    }();
+    double mean = 0;
+    std::uint64_t round = 0;
+    for (auto _ : state) mean += share[f(p, round++)];
+    while (round < 100) mean += share[f(p, round++)];
+    state.counters["work"] = static_cast<double>(n);
+    const auto count = static_cast<double>(round);
+    state.counters["quality"] = std::abs(mean / count - 0.5) * std::sqrt(12 * count);
+  };
+}
+
 const bool registered = [] {
   total_by("VarOpt").naive(uniform_sample).sluice(design<sluice::var_opt>());
   total_by("systematic").naive(uniform_sample).sluice(design<sluice::systematic_pps<>>());
@@ -141,20 +164,20 @@ const bool registered = [] {
   bench::row{"sampling-primitives",
              "one draw from 2^18 weights, exponential race",
              "weights",
-             {},
+             {.name = "|z| of the mean share of weight before the winner", .tolerance = 5.5},
              "",
              "naive: a key -log(u)/w for every item"}
-      .naive(timed([](const population& p, std::uint64_t round) {
+      .naive(drawing([](const population& p, std::uint64_t round) {
         std::mt19937_64 engine(round + 1);
-        double best = 1e300, winner = 0;
+        double best = 1e300;
+        std::size_t winner = 0;
         for (std::size_t i = 0; i < n; ++i)
-          if (const double key = -std::log(sluice::oc53(engine())) / p.weight[i]; key < best)
-            best = key, winner = static_cast<double>(i);
+          if (const double key = -std::log(sluice::oc53(engine())) / p.weight[i]; key < best) best = key, winner = i;
         return winner;
       }))
-      .sluice(timed([](const population& p, std::uint64_t round) {
+      .sluice(drawing([](const population& p, std::uint64_t round) {
         sluice::cursor random(sluice::stream(1).derive(round));
-        return static_cast<double>(sluice::exponential_race(p.weight, random));
+        return static_cast<std::size_t>(sluice::exponential_race(p.weight, random));
       }));
   return true;
 }();

@@ -18,7 +18,7 @@ constexpr const char* usage =
     "text\n"
     "  --quick         at most 2 s for each technique (default 15 s)\n"
     "  --full          at most 60 s for each technique\n"
-    "  --out DIR       where results.json, table.md and index.html go (default: results)\n"
+    "  --out DIR       where results.json, table.md, summary.md and index.html go (default: results)\n"
     "  --filter REGEX  only rows whose technique/workload matches (ECMAScript, a part is enough)\n"
     "  --commit ID     is stored with the results\n"
     "  --list          prints the selected rows and measures nothing\n";
@@ -82,11 +82,12 @@ int main(int argc, char** argv) {
       if (k == key) return v;
     return std::string("unknown");
   };
-  std::ofstream(dir + "/table.md") << '\n'
-                                   << of("processor") << ", " << of("cores") << " cores, " << of("compiler") << ", `"
-                                   << of("flags") << "`; " << of("text") << "; mode " << of("mode") << "; commit "
-                                   << of("commit").substr(0, 12) << ".\n\n"
-                                   << bench::markdown_table(rows) << '\n';
+  const std::string run_on = '\n' + of("processor") + ", " + of("cores") + " cores, " + of("compiler") + ", `" +
+                             of("flags") + "`; " + of("text") + "; mode " + of("mode") + "; commit " +
+                             of("commit").substr(0, 12) + ".\n\n";
+  std::ofstream(dir + "/table.md") << run_on << bench::markdown_table(rows) << '\n';
+  std::vector<std::string> not_found;
+  std::ofstream(dir + "/summary.md") << run_on << bench::markdown_summary(rows, not_found) << '\n';
   const bool pictures = bench::write_page(dir, rows, machine);
   const auto where = [&](const char* name) {
     return std::filesystem::absolute(dir + '/' + name, ec).lexically_normal().string();
@@ -98,5 +99,7 @@ int main(int argc, char** argv) {
       return std::fprintf(stderr, "%s/%s measured nothing\n", r.description.slug.c_str(),
                           r.description.workload.c_str()),
              1;
+  if (c.filter.empty() && !not_found.empty())
+    return std::fprintf(stderr, "the summary names a row that does not exist: %s\n", not_found.front().c_str()), 1;
   return 0;
 }

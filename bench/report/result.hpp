@@ -75,6 +75,8 @@ inline bool loses(double ratio) { return ratio < 0.995; }  // what is printed as
 
 std::string text_table(const std::vector<row_result>& rows, int width, bool colour);
 std::string markdown_table(const std::vector<row_result>& rows);
+/// The few rows that summary.cpp names, in its order and in fewer columns. `not_found` collects names without a row.
+std::string markdown_summary(const std::vector<row_result>& rows, std::vector<std::string>& not_found);
 std::string json_document(const std::vector<row_result>& rows, const machine_info& machine);
 /// Writes DIR/index.html, with pictures by gnuplot if there is one.  Returns false if the pictures are left out.
 bool write_page(const std::string& dir, const std::vector<row_result>& rows, const machine_info& machine);
