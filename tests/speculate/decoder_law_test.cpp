@@ -76,6 +76,58 @@ TEST_CASE("decoder: one round of a tree is lossless, enumerated, with each child
   CHECK(one_round(p, q, without_replacement{}, full_tree(2, 2)) < tolerance);
 }
 
+TEST_CASE("decoder: equal draws share a node and the law is kept, enumerated", "[decoder][enumeration]") {
+  for (std::uint64_t seed = 0; seed < 3; ++seed) {
+    table_language_model<double> p(2, 2, seed), q(2, 2, seed + 70), p3(3, 2, seed), q3(3, 1, seed + 80);
+    INFO("seed " << seed);
+    for (const tree_shape& shape :
+         {independent_paths(2, 3), independent_paths(3, 2), independent_paths(4, 1), full_tree(2, 2),
+          tree_shape({3, 1, 0, 2, 0, 0, 0}), tree_shape({2, 2, 1, 0, 0, 1, 0})})
+      CHECK(one_round(p, q, with_replacement{}, shape) < tolerance);
+    CHECK(one_round(p3, q3, with_replacement{}, independent_paths(2, 2)) < tolerance);
+    CHECK(one_round(p3, q3, with_replacement{}, independent_paths(3, 1)) < tolerance);
+  }
+}
+
+TEST_CASE("decoder: a merged node draws for all the shape's nodes that it stands for", "[decoder][enumeration]") {
+  table_language_model<double> p(2, 2, 5), q(2, 1, 6);
+  const text_t prompt{1};
+  struct case_t {
+    tree_shape shape;
+    index_t largest;  // draws at a node of depth 1, if all draws of the root agree
+  };
+  for (const auto& [shape, largest] :
+       {case_t{independent_paths(3, 2), 3}, case_t{full_tree(2, 2), 4}, case_t{tree_shape({2, 2, 1, 0, 0, 0}), 3}}) {
+    index_t most = 0;
+    bool counts_agree = true, distinct = true;
+    outcomes_of(
+        [&](support::enumerating_source& source) {
+          decoder d(p, q, with_replacement{}, prompt, {.shape = shape, .max_new_tokens = 9}, stream{1});
+          enumerated random{&source};
+          d.step_with(random, [&](const auto& round) {
+            const drafted_tree& t = round.tree();
+            // the draws of a node's copies, in order: what SpecTr calls the survivors
+            for (index_t c = 1; c <= t.n_children(0); ++c) {
+              index_t draws = 0;
+              for (index_t i = 0; i < t.n_draws(0); ++i)
+                if (t.node_of_draw(0, i) == c) draws += shape.n_children(1 + i);
+              counts_agree = counts_agree && t.n_draws(c) == draws;
+              most = std::max(most, draws);
+            }
+            for (index_t i = 1; i < t.size(); ++i)
+              for (index_t j = 1; j < i; ++j)
+                distinct = distinct && !(t.parent(i) == t.parent(j) && t.token(i) == t.token(j));
+            counts_agree = counts_agree && t.n_draws() == shape.n_drafted() && t.n_draws(0) == shape.n_children(0);
+          });
+          return 0;
+        },
+        [](int, double) {});
+    CHECK(counts_agree);
+    CHECK(distinct);
+    CHECK(most == largest);
+  }
+}
+
 TEST_CASE("decoder: a draft whose support is exhausted", "[decoder][enumeration]") {
   table_language_model<double> p(4, 1, 3), q(4, 1, 4, 1.5, 0.6);
   CHECK(one_round(p, q, without_replacement{}, full_tree(4, 1)) < tolerance);

@@ -1,5 +1,6 @@
 // Fails for: a budget that counts the root; children of rank k + 1 without one of rank k; a depth bound off by one;
-// shapes numbered depth first; a walk that reads rows behind the stop, or a draft row at a leaf.
+// shapes numbered depth first; a walk that reads rows behind the stop, or a draft row at a leaf; equal draws that
+// become several nodes, or are dropped from the draws; a walk that takes the index of a draw for that of a child.
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <functional>
@@ -30,6 +31,10 @@ TEST_CASE("token_tree: shapes and their node counts", "[token_tree]") {
   CHECK(t.depth() == 3);
   CHECK(t.most_children() == 3);
   CHECK(t.n_internal() == 4);
+  CHECK(t.widest_level() == 4);
+  CHECK(full_tree(2, 4).widest_level() == 16);
+  CHECK(independent_paths(3, 5).widest_level() == 3);
+  CHECK(tree_shape().widest_level() == 1);
   const counts parent{-1, 0, 0, 1, 2, 2, 2, 5}, depth{0, 1, 1, 2, 2, 2, 2, 3};
   for (index_t i = 0; i < 8; ++i) {
     CHECK(t.parent(i) == parent[static_cast<std::size_t>(i)]);
@@ -114,6 +119,61 @@ TEST_CASE("token_tree: a drafted tree keeps siblings together and allocates once
   CHECK(t.children(5).empty());
   CHECK(t.parent(7) == 3);
   CHECK(t.depth(7) == 3);
+  CHECK(t.n_draws() == 7);
+}
+
+TEST_CASE("token_tree: equal draws are one node and stay draws", "[token_tree]") {
+  drafted_tree t;
+  t.reserve(9);
+  const std::vector<token_id> root{5, 3, 5, 5, 3, 8}, below{5, 5, 5};
+  CHECK(support::allocations_in([&] {
+          t.clear(5);  // the root's own token is no sibling
+          t.add_children(0, root);
+          t.add_children(2, below);
+        }) == 0);
+  const auto listed = [](std::span<const token_id> x) { return std::vector<token_id>(x.begin(), x.end()); };
+  CHECK(t.size() == 5);
+  CHECK(t.n_drafted() == 4);
+  CHECK(t.n_draws() == 9);
+  CHECK(listed(t.draws(0)) == root);
+  CHECK(listed(t.children(0)) == std::vector<token_id>{5, 3, 8});
+  const counts nodes{1, 2, 1, 1, 2, 3};
+  for (index_t i = 0; i < 6; ++i) CHECK(t.node_of_draw(0, i) == nodes[static_cast<std::size_t>(i)]);
+  CHECK(t.n_draws(0) == 6);
+  CHECK(t.n_children(0) == 3);
+  CHECK(t.n_draws(1) == 0);
+  CHECK(t.draws(1).empty());
+  CHECK(listed(t.draws(2)) == below);
+  CHECK(listed(t.children(2)) == std::vector<token_id>{5});
+  CHECK(t.first_draw(2) == 6);
+  for (index_t i = 0; i < 3; ++i) CHECK(t.node_of_draw(2, i) == 4);
+  CHECK(t.parent(4) == 2);
+  CHECK(t.depth(4) == 2);
+}
+
+TEST_CASE("token_tree: the walk goes from a draw to its node", "[token_tree]") {
+  // a rule that names the last draw carrying token 7
+  struct last_seven {
+    node_decision decide(const token_row<double>&, const token_row<double>&, std::span<const token_id> draws,
+                         cursor&) const {
+      for (index_t i = std::ssize(draws); i-- > 0;)
+        if (draws[static_cast<std::size_t>(i)] == 7) return {i, 7, {}};
+      return {-1, 1, {}};
+    }
+  };
+  drafted_tree t;
+  const std::vector<token_id> root{2, 2, 7, 2, 7}, below{7, 7, 0};
+  t.add_children(0, root);
+  t.add_children(1, below);
+  t.add_children(2, below);
+  std::vector<index_t> path(2), ranks(2);
+  cursor random{stream{1}};
+  const auto no_row = [](index_t) { return token_row<double>{row_kind::probabilities, {}}; };
+  const tree_decision d = verify_tree(last_seven{}, no_row, no_row, path, ranks, t, random);
+  CHECK(d.accepted == 2);
+  CHECK(path == counts{2, 5});
+  CHECK(ranks == counts{4, 1});
+  CHECK(d.next == 1);
 }
 
 TEST_CASE("token_tree: the walk reads nothing behind its stop", "[token_tree]") {
@@ -124,7 +184,7 @@ TEST_CASE("token_tree: the walk reads nothing behind its stop", "[token_tree]") 
   t.add_children(0, children);
   t.add_children(1, children);
   t.add_children(2, children);
-  std::vector<index_t> path(2), target_reads, draft_reads;
+  std::vector<index_t> path(2), ranks(2), target_reads, draft_reads;
   const auto row = [](const std::vector<double>& v) { return token_row<double>{row_kind::probabilities, v}; };
   cursor random{stream{1}};
   const auto walk = [&](const std::vector<double>& at_second) {
@@ -139,7 +199,7 @@ TEST_CASE("token_tree: the walk reads nothing behind its stop", "[token_tree]") 
           draft_reads.push_back(i);
           return row(draft);
         },
-        path, t, random);
+        path, ranks, t, random);
   };
   tree_decision d = walk(two);
   CHECK(d.accepted == 1);
@@ -161,12 +221,12 @@ TEST_CASE("token_tree: a fault names its node", "[token_tree]") {
   drafted_tree t;
   const std::vector<token_id> child{1};
   t.add_children(0, child);
-  std::vector<index_t> path(1);
+  std::vector<index_t> path(1), ranks(1);
   cursor random{stream{1}};
   const auto row = [](const std::vector<double>& v) { return token_row<double>{row_kind::probabilities, v}; };
   const tree_decision d = verify_tree(
       recursive_rejection<independent_draws>{}, [&](index_t i) { return row(i == 0 ? one : bad); },
-      [&](index_t) { return row(draft); }, path, t, random);
+      [&](index_t) { return row(draft); }, path, ranks, t, random);
   CHECK(std::string(d.fault.argument) == "target");
   CHECK(d.fault.row == 1);
   CHECK(d.fault.element == 1);
@@ -201,5 +261,7 @@ TEST_CASE("token_tree: bad input", "[token_tree]") {
   const std::vector<double> p{0.5, 0.5};
   const auto row = [&](index_t) { return token_row<double>{row_kind::probabilities, p}; };
   cursor random{stream{1}};
-  SLUICE_CHECK_THROWS(verify_tree(exact_match{}, row, row, {}, t, random), "verify_tree", "path.size", -1);
+  std::vector<index_t> place(1);
+  SLUICE_CHECK_THROWS(verify_tree(exact_match{}, row, row, {}, place, t, random), "verify_tree", "path.size", -1);
+  SLUICE_CHECK_THROWS(verify_tree(exact_match{}, row, row, place, {}, t, random), "verify_tree", "ranks.size", -1);
 }

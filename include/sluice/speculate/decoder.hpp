@@ -77,12 +77,12 @@ struct decoder_stats {
   std::int64_t rounds = 0;         ///< completed; a round makes one target call
   std::int64_t target_calls = 0;   ///< rounds and the one that failed, if one did
   std::int64_t draft_calls = 0;    ///< calls of score or propose
-  std::int64_t nodes_drafted = 0;  ///< proposals, over all rounds
+  std::int64_t nodes_drafted = 0;  ///< distinct nodes of the drafted trees, over all rounds
   std::int64_t nodes_scored = 0;   ///< nodes_drafted and one root a target call
   std::int64_t tokens = 0;         ///< emitted, corrections and bonus tokens included
   std::int64_t accepted = 0, rejected = 0;
   std::vector<std::int64_t> tested_at, accepted_at, rejected_at;  ///< [depth - 1]
-  std::vector<std::int64_t> accepted_rank;  ///< [k]: how often the k-th child of a tested node was accepted
+  std::vector<std::int64_t> accepted_rank;  ///< [k]: how often the k-th draw of a tested node was accepted
   double draft_seconds = 0, target_seconds = 0, verify_seconds = 0;
   stop_place stopped{};  ///< step: the round, index: the node
 
@@ -90,10 +90,11 @@ struct decoder_stats {
   double mean_accepted() const { return ratio(accepted, rounds); }
   /// accepted / (accepted + rejected): the rate of the tests that were made.
   double acceptance() const { return ratio(accepted, accepted + rejected); }
-  /// The measured acceptance of each child rank, which best_tree takes.
+  /// The measured acceptance of each rank, up to the last that was accepted at all; best_tree takes it.
   std::vector<double> rank_acceptance() const {
     std::vector<double> a;
     for (const std::int64_t n : accepted_rank) a.push_back(ratio(n, accepted + rejected));
+    while (!a.empty() && a.back() == 0) a.pop_back();
     return a;
   }
 
@@ -206,8 +207,8 @@ class stopwatch {
 /// nodes with children only.
 ///
 /// Rule: a node rule with any shape, walked from the root, which looks only at rows on its way; or a chain rule
-/// (request
-/// -> verdict), which sees the whole chain. The children are drawn as the rule's draft_kind says. Draft: a
+/// (request -> verdict), which sees the whole chain. The children are drawn as the rule's draft_kind says. Equal draws
+/// of one node are one node, which draws as many children as all the shape's nodes that it stands for. Draft: a
 /// language_model, or a proposal_source with a chain shape. Rows that processors edit are copies in the decoder's
 /// scratch, made when a row is visited; without processors rows are never copied. The shape is cut to the tokens that
 /// are still wanted, so that no position beyond the length limit is scored, and nothing is drafted behind a stop token;
@@ -449,10 +450,13 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
     draft_tree_.token.reserve(capacity + nodes);
     draft_tree_.parent.reserve(capacity + nodes);
     shape_node_.resize(nodes);
+    first_copy_.resize(nodes);
+    next_copy_.resize(nodes);
     draft_node_.resize(nodes);
     slot_.resize(nodes);
-    children_.resize(std::max(static_cast<std::size_t>(shape.most_children()), depth) + 1);
+    children_.resize(std::max(static_cast<std::size_t>(shape.widest_level()), depth) + 1);
     path_.resize(depth);
+    ranks_.resize(depth);
     keep_path_.reserve(capacity + depth + 1);
     weights_.resize(has_law ? vocabulary : 0);
     if constexpr (draft_processed) draft_scratch_.resize(static_cast<std::size_t>(shape.n_internal()) * vocabulary);
@@ -464,7 +468,7 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
     stats_.tested_at.resize(depth);
     stats_.accepted_at.resize(depth);
     stats_.rejected_at.resize(depth);
-    stats_.accepted_rank.resize(static_cast<std::size_t>(shape.most_children()));
+    stats_.accepted_rank.resize(static_cast<std::size_t>(shape.depth() > 0 ? shape.widest_level() : 0));
   }
 
   void tell_reset() {
@@ -520,15 +524,24 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
     }
   }
 
+  /// Calls f(s) for every node s of the shape that tree node i stands for, in the order drawn.
+  template <class F>
+  void each_copy(index_t i, F&& f) const {
+    if (i == 0) return f(index_t{0});
+    for (index_t g = first_copy_[at(i)]; g >= 0; g = next_copy_[at(g)]) f(shape_node_[at(g)]);
+  }
+
   template <class Randomness>
   void draft_levels(Randomness& random, index_t limit) {
+    const tree_shape& shape = options_.shape;
     const index_t root = plant(draft_tree_, draft_kept_);
     index_t first_new = draft_started_ ? 1 : 0, slots = 0;
-    shape_node_[0] = 0;
     for (index_t first = 0, last = 1; first < last && tree_.depth(first) < limit; first = last, last = tree_.size()) {
       bool any = false;
       for (index_t i = first; i < last; ++i) {
-        const bool parent = options_.shape.n_children(shape_node_[at(i)]) > 0 && (i == 0 || !stops(tree_.token(i)));
+        bool parent = false;
+        each_copy(i, [&](index_t s) { parent = parent || shape.n_children(s) > 0; });
+        parent = parent && (i == 0 || !stops(tree_.token(i)));
         draft_node_[at(i)] = !parent ? -1 : i == 0 ? root : std::ssize(draft_tree_.token);
         any = any || parent;
         if (parent && i > 0) {
@@ -543,9 +556,9 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
       first_new = std::ssize(draft_tree_.token);
       for (index_t i = first; i < last; ++i) {
         if (draft_node_[at(i)] < 0) continue;
-        const index_t shape_node = shape_node_[at(i)];
-        const std::span<token_id> out =
-            std::span(children_).first(static_cast<std::size_t>(options_.shape.n_children(shape_node)));
+        index_t wanted = 0;
+        each_copy(i, [&](index_t s) { wanted += shape.n_children(s); });
+        const std::span<token_id> out = std::span(children_).first(at(wanted));
         slot_[at(i)] = slots++;
         const token_row<draft_scalar> law = draft_row(i);
         drawn_children drawn;
@@ -558,13 +571,25 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
           fault_.row = i;
           return;
         }
-        const index_t child = tree_.size();
-        tree_.add_children(i, out.first(static_cast<std::size_t>(drawn.n)));
-        for (index_t k = 0; k < drawn.n; ++k) {
-          shape_node_[at(child + k)] = options_.shape.first_child(shape_node) + k;
-          draft_node_[at(child + k)] = -1;
-        }
+        add_draws(i, out.first(at(drawn.n)));
       }
+    }
+  }
+
+  /// Puts the draws of node i into the tree and remembers which node of the shape each of them is. The copies of a node
+  /// are a list, its head at the node, in the order drawn.
+  void add_draws(index_t i, std::span<const token_id> drawn) {
+    const index_t n = std::ssize(drawn), first = tree_.n_draws(), first_node = tree_.size();
+    tree_.add_children(i, drawn);
+    index_t k = 0;
+    each_copy(i, [&](index_t s) {
+      for (index_t c = 0; c < options_.shape.n_children(s) && k < n; ++c)
+        shape_node_[at(first + k++)] = options_.shape.first_child(s) + c;
+    });
+    for (index_t node = first_node; node < tree_.size(); ++node) first_copy_[at(node)] = draft_node_[at(node)] = -1;
+    while (k-- > 0) {
+      const index_t node = tree_.node_of_draw(i, k);
+      next_copy_[at(first + k)] = std::exchange(first_copy_[at(node)], first + k);
     }
   }
 
@@ -673,11 +698,11 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
       fault = d.fault;
       next = d.result.next;
       accepted_ = d.result.accepted;
-      for (index_t i = 0; i < accepted_; ++i) path_[at(i)] = i + 1;
+      for (index_t i = 0; i < accepted_; ++i) path_[at(i)] = i + 1, ranks_[at(i)] = 0;
     } else {
       const tree_decision d = verify_tree(
           rule_, [&](index_t i) { return target_law(i); }, [&](index_t i) { return draft_law(i); }, std::span(path_),
-          std::as_const(tree_), source);
+          std::span(ranks_), std::as_const(tree_), source);
       fault = d.fault;
       next = d.next;
       accepted_ = d.accepted;
@@ -692,13 +717,12 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
     const bool rejected = tree_.n_children(last) > 0;
     index_t kept = 0;  // accepted tokens up to a stop token
     for (; kept < accepted_ && !stop_token_; ++kept) {
-      const index_t node = path_[at(kept)];
-      const token_id x = tree_.token(node);
+      const token_id x = tree_.token(path_[at(kept)]);
       text_[at(length_++)] = x;
       stop_token_ = stops(x);
       ++stats_.tested_at[at(kept)];
       ++stats_.accepted_at[at(kept)];
-      ++stats_.accepted_rank[at(node - tree_.first_child(tree_.parent(node)))];
+      ++stats_.accepted_rank[at(ranks_[at(kept)])];
     }
     stats_.accepted += kept;
     outcome.accepted = kept;
@@ -760,7 +784,8 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
   std::vector<token_id> text_, children_;  // text_: length_ tokens, then room
   drafted_tree tree_;
   token_tree target_tree_, draft_tree_;
-  std::vector<index_t> shape_node_, draft_node_, slot_, path_, keep_path_;
+  std::vector<index_t> shape_node_, first_copy_, next_copy_;  // of a draw, of a node, of a draw
+  std::vector<index_t> draft_node_, slot_, path_, ranks_, keep_path_;
   std::vector<double> weights_, draft_scratch_, target_scratch_;
   std::vector<token_row<target_scalar>> target_rows_;
   std::vector<token_row<draft_scalar>> draft_rows_;

@@ -47,12 +47,17 @@ class tree_shape {
       n_internal_ += k > 0;
     }
     expects(next == n, "tree_shape", "n_children.size", n);
+    for (index_t i = 0, level = 0; i < n; ++i) {
+      level = i > 0 && depth(i) == depth(i - 1) ? level + 1 : 1;
+      widest_level_ = std::max(widest_level_, level);
+    }
   }
 
   index_t n_drafted() const { return std::ssize(n_children_) - 1; }  ///< nodes without the root: the draft budget
   index_t depth() const { return depth_.back(); }                    ///< tokens on the longest path
   index_t most_children() const { return most_children_; }
-  index_t n_internal() const { return n_internal_; }  ///< nodes with children: draft rows of a round
+  index_t widest_level() const { return widest_level_; }  ///< nodes of the fullest level
+  index_t n_internal() const { return n_internal_; }      ///< nodes with children: draft rows of a round
   index_t n_children(index_t node) const { return n_children_[static_cast<std::size_t>(node)]; }
   index_t first_child(index_t node) const { return first_child_[static_cast<std::size_t>(node)]; }
   index_t parent(index_t node) const { return parent_[static_cast<std::size_t>(node)]; }
@@ -61,7 +66,7 @@ class tree_shape {
 
  private:
   std::vector<index_t> n_children_, first_child_, depth_, parent_;
-  index_t most_children_ = 0, n_internal_ = 0;
+  index_t most_children_ = 0, n_internal_ = 0, widest_level_ = 1;
 };
 
 namespace detail {
@@ -76,7 +81,9 @@ inline tree_shape chain_shape(index_t gamma) {
   return tree_shape(std::move(n_children));
 }
 
-/// `n_paths` children of the root, each followed by a path: n_paths * depth nodes.
+/// `n_paths` children of the root, each followed by a path: n_paths * depth nodes. Paths of independent draws that
+/// begin alike share their nodes, and the shared node draws for all of them: with a rule for independent draws this is
+/// SpecTr's drafting of K paths (arXiv:2310.15141, algorithm 3), the survivors at a depth being the draws of one node.
 /// Throws invalid_argument if n_paths < 1 or depth < 0.
 inline tree_shape independent_paths(index_t n_paths, index_t depth) {
   expects(n_paths >= 1 && n_paths < detail::most_nodes, "independent_paths", "n_paths", n_paths);
@@ -169,61 +176,87 @@ inline tree_plan best_tree(std::span<const double> acceptance, index_t budget, i
   return {tree_shape(std::move(n_children)), best.back()};
 }
 
-/// The nodes that a round drafted: a shape filled with tokens, possibly with fewer nodes (a draft whose support is
-/// exhausted, a stop token). Node 0 is the root. Siblings are contiguous, parents come first.
+/// The nodes that a round drafted: a shape filled with tokens. Node 0 is the root; siblings are contiguous, parents
+/// come first. What was drawn at a node is kept as it was drawn, `draws(node)`, a token drawn twice standing there
+/// twice: a rule for independent draws needs every copy, each is a stage of its own. Equal draws of one node are one
+/// node of the tree, `node_of_draw(node, i)`, so that the target scores every context once: `children(node)` are the
+/// distinct tokens, in the order of their first draws. There may be fewer draws than a shape has nodes (a draft whose
+/// support is exhausted, a stop token), never more.
 class drafted_tree {
  public:
   drafted_tree() { clear(); }
-  /// Later rounds of at most n drafted nodes allocate nothing.
+  /// Later rounds of at most n draws allocate nothing.
   void reserve(index_t n) {
     const std::size_t size = static_cast<std::size_t>(n) + 1;
     tree_.token.reserve(size);
     tree_.parent.reserve(size);
-    first_child_.reserve(size);
-    n_children_.reserve(size);
-    depth_.reserve(size);
+    for (std::vector<index_t>* v : {&first_child_, &n_children_, &first_draw_, &n_draws_, &depth_}) v->reserve(size);
+    draws_.reserve(size);
+    node_of_draw_.reserve(size);
   }
   /// Forgets all nodes but the root.
   void clear(token_id root = -1) {
     tree_.token.assign(1, root);
     tree_.parent.assign(1, -1);
-    first_child_.assign(1, 0);
-    n_children_.assign(1, 0);
-    depth_.assign(1, 0);
+    for (std::vector<index_t>* v : {&first_child_, &n_children_, &first_draw_, &n_draws_, &depth_}) v->assign(1, 0);
+    draws_.clear();
+    node_of_draw_.clear();
   }
-  /// Appends the children of `node`, once a node. Throws invalid_argument if there is no such node or it has children.
-  void add_children(index_t node, std::span<const token_id> tokens) {
+  /// Appends what was drawn at `node`, in the order drawn, once a node; equal tokens become one child. O(draws x
+  /// distinct tokens). Throws invalid_argument if there is no such node or it has children.
+  void add_children(index_t node, std::span<const token_id> drawn) {
     expects(node >= 0 && node < size(), "drafted_tree::add_children", "node", node);
-    expects(n_children_[static_cast<std::size_t>(node)] == 0, "drafted_tree::add_children", "node", node);
-    first_child_[static_cast<std::size_t>(node)] = size();
-    n_children_[static_cast<std::size_t>(node)] = std::ssize(tokens);
-    const index_t depth = depth_[static_cast<std::size_t>(node)] + 1;
-    for (const token_id x : tokens) {
+    expects(n_children(node) == 0, "drafted_tree::add_children", "node", node);
+    const index_t first = size(), depth = depth_[static_cast<std::size_t>(node)] + 1;
+    first_child_[static_cast<std::size_t>(node)] = first;
+    first_draw_[static_cast<std::size_t>(node)] = std::ssize(draws_);
+    n_draws_[static_cast<std::size_t>(node)] = std::ssize(drawn);
+    for (const token_id x : drawn) {
+      const auto found = std::find(tree_.token.begin() + first, tree_.token.end(), x);
+      draws_.push_back(x);
+      node_of_draw_.push_back(found - tree_.token.begin());
+      if (found != tree_.token.end()) continue;
       tree_.token.push_back(x);
       tree_.parent.push_back(node);
-      first_child_.push_back(0);
-      n_children_.push_back(0);
+      for (std::vector<index_t>* v : {&first_child_, &n_children_, &first_draw_, &n_draws_}) v->push_back(0);
       depth_.push_back(depth);
     }
+    n_children_[static_cast<std::size_t>(node)] = size() - first;
   }
 
   index_t size() const { return std::ssize(tree_.token); }  ///< nodes, root included
-  index_t n_drafted() const { return size() - 1; }
+  index_t n_drafted() const { return size() - 1; }          ///< distinct nodes
   token_id token(index_t node) const { return tree_.token[static_cast<std::size_t>(node)]; }
   index_t parent(index_t node) const { return tree_.parent[static_cast<std::size_t>(node)]; }
   index_t depth(index_t node) const { return depth_[static_cast<std::size_t>(node)]; }
   index_t first_child(index_t node) const { return first_child_[static_cast<std::size_t>(node)]; }
   index_t n_children(index_t node) const { return n_children_[static_cast<std::size_t>(node)]; }
+  /// The distinct tokens among the draws; children(node)[k] is the token of node first_child(node) + k.
   std::span<const token_id> children(index_t node) const {
     return std::span(tree_.token)
         .subspan(static_cast<std::size_t>(n_children(node) ? first_child(node) : 0),
                  static_cast<std::size_t>(n_children(node)));
   }
+  index_t n_draws() const { return std::ssize(draws_); }  ///< of all nodes
+  index_t n_draws(index_t node) const { return n_draws_[static_cast<std::size_t>(node)]; }
+  /// The place of the node's first draw among the draws of the tree; meaningful if there is one.
+  index_t first_draw(index_t node) const { return first_draw_[static_cast<std::size_t>(node)]; }
+  /// The tokens drawn at the node, in the order drawn; with independent draws a token may repeat.
+  std::span<const token_id> draws(index_t node) const {
+    return std::span(draws_).subspan(static_cast<std::size_t>(first_draw(node)),
+                                     static_cast<std::size_t>(n_draws(node)));
+  }
+  /// The child that draw i of the node became.
+  index_t node_of_draw(index_t node, index_t i) const {
+    return node_of_draw_[static_cast<std::size_t>(first_draw(node) + i)];
+  }
   const token_tree& tokens() const { return tree_; }
 
  private:
   token_tree tree_;
-  std::vector<index_t> first_child_, n_children_, depth_;
+  std::vector<index_t> first_child_, n_children_, first_draw_, n_draws_, depth_;
+  std::vector<token_id> draws_;
+  std::vector<index_t> node_of_draw_;
 };
 
 /// What the walk decided: `accepted` nodes, written to the path, then the token `next`. With a fault nothing is
@@ -234,22 +267,24 @@ struct tree_decision {
   row_fault fault{};
 };
 
-/// Walks from the root: at each node `rule` decides among the children, and at a leaf draws the bonus from the
-/// target (a decision among no children). path receives the accepted nodes, parents first; it must have room for the
-/// depth of the tree. target_row(node) and draft_row(node) give the laws; draft_row is asked only where there are
-/// children, and neither behind the stop. Cost: one decision a visited node. Allocates nothing itself.
-/// Throws invalid_argument if path is too short, before the walk.
+/// Walks from the root: at each node `rule` decides among the draws, and at a leaf draws the bonus from the target (a
+/// decision among no draws). path receives the accepted nodes, parents first, and ranks which draw of its parent each
+/// one was, the index that the rule returned; both must have room for the depth of the tree. target_row(node) and
+/// draft_row(node) give the laws; draft_row is asked only where there are children, and neither behind the stop. Cost:
+/// one decision a visited node. Allocates nothing itself. Throws invalid_argument if path or ranks is too short, before
+/// the walk.
 template <class Rule, class TargetRow, class DraftRow, class R>
 tree_decision verify_tree(const Rule& rule, TargetRow&& target_row, DraftRow&& draft_row, std::span<index_t> path,
-                          const drafted_tree& tree, R& random) {
-  expects(std::ssize(path) >= tree.depth(tree.size() - 1), "verify_tree", "path.size", path.size());
+                          std::span<index_t> ranks, const drafted_tree& tree, R& random) {
+  const index_t depth = tree.depth(tree.size() - 1);
+  expects(std::ssize(path) >= depth, "verify_tree", "path.size", path.size());
+  expects(std::ssize(ranks) >= depth, "verify_tree", "ranks.size", ranks.size());
   tree_decision d;
   for (index_t node = 0;;) {
-    const std::span<const token_id> children = tree.children(node);
+    const std::span<const token_id> draws = tree.draws(node);
     using draft_row_t = std::remove_cvref_t<decltype(draft_row(node))>;
-    const node_decision n =
-        rule.decide(target_row(node), children.empty() ? draft_row_t{row_kind::probabilities, {}} : draft_row(node),
-                    children, random);
+    const node_decision n = rule.decide(
+        target_row(node), draws.empty() ? draft_row_t{row_kind::probabilities, {}} : draft_row(node), draws, random);
     if (n.fault) {
       d = {0, -1, n.fault};
       d.fault.row = node;
@@ -259,7 +294,8 @@ tree_decision verify_tree(const Rule& rule, TargetRow&& target_row, DraftRow&& d
       d.next = n.next;
       return d;
     }
-    node = tree.first_child(node) + n.child;
+    node = tree.node_of_draw(node, n.child);
+    ranks[static_cast<std::size_t>(d.accepted)] = n.child;
     path[static_cast<std::size_t>(d.accepted++)] = node;
   }
 }
