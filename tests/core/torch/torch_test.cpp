@@ -2,11 +2,13 @@
 // way. Built only where LibTorch is installed.
 #include <sluice/core/torch.hpp>
 
+#define CATCH_CONFIG_PREFIX_ALL  // LibTorch has a macro CHECK of its own, which would end the program
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
+#include <utility>
 
-TEST_CASE("torch: all operations, in place", "[core][tensor]") {
+CATCH_TEST_CASE("torch: all operations, in place", "[core][tensor]") {
   static_assert(sluice::writable_tensor<at::Tensor> && sluice::shaped_tensor<at::Tensor>);
   static_assert(!sluice::elementwise_tensor<at::Tensor>);
   for (const auto dtype : {at::kFloat, at::kDouble, at::kHalf, at::kBFloat16}) {
@@ -16,33 +18,34 @@ TEST_CASE("torch: all operations, in place", "[core][tensor]") {
     const void* const memory = y.data_ptr();
     const auto element = [&](int i) { return y.flatten()[i].item<double>(); };
     sluice::lincomb(y, 2, x, -1, z);
-    CHECK(element(5) == 9);
+    CATCH_CHECK(element(5) == 9);
     sluice::axpy(y, 0.5, x);
-    CHECK(element(2) == 4);
+    CATCH_CHECK(element(2) == 4);
     sluice::scale_add(y, 2, 1, x, -4, z);
-    CHECK(element(4) == 18);
-    CHECK(y.data_ptr() == memory);
-    CHECK(y.scalar_type() == dtype);
-    CHECK(sluice::size(x) == 6);
-    CHECK(sluice::dot(x, z) == 15);
-    CHECK(sluice::norm(x) == Approx(std::sqrt(55.0)));
+    CATCH_CHECK(element(4) == 18);
+    CATCH_CHECK(y.data_ptr() == memory);
+    CATCH_CHECK(y.scalar_type() == dtype);
+    CATCH_CHECK(sluice::size(x) == 6);
+    CATCH_CHECK(sluice::dot(x, z) == 15);
+    CATCH_CHECK(sluice::norm(x) == Approx(std::sqrt(55.0)));
     at::Tensor copy = sluice::deep_copy(x);
-    CHECK(copy.data_ptr() != x.data_ptr());
+    CATCH_CHECK(copy.data_ptr() != x.data_ptr());
     sluice::axpy(copy, 1, z);
-    CHECK(sluice::dot(x, z) == 15);
-    CHECK(sluice::norm(sluice::zeros_like(x)) == 0);
-    CHECK((sluice::traits_of<at::Tensor>::rank(x) == 2 && sluice::traits_of<at::Tensor>::extent(x, 1) == 3));
+    CATCH_CHECK(sluice::dot(x, z) == 15);
+    CATCH_CHECK(sluice::norm(sluice::zeros_like(x)) == 0);
+    CATCH_CHECK(sluice::zeros_like(x).scalar_type() == dtype);
+    CATCH_CHECK((sluice::traits_of<at::Tensor>::rank(x) == 2 && sluice::traits_of<at::Tensor>::extent(x, 1) == 3));
   }
 }
 
-TEST_CASE("torch: sums of half numbers are not half", "[core][tensor]") {
+CATCH_TEST_CASE("torch: sums of half numbers are not half", "[core][tensor]") {
   const at::Tensor x = at::full({1000}, 10, at::TensorOptions(at::kHalf));
-  CHECK(sluice::dot(x, x) == 1e5);  // above the largest half
+  CATCH_CHECK(sluice::dot(x, x) == 1e5);  // above the largest half
 }
 
-TEST_CASE("torch: no gradients are recorded", "[core][tensor]") {
+CATCH_TEST_CASE("torch: no gradients are recorded", "[core][tensor]") {
   at::Tensor x = at::ones({3}, at::TensorOptions(at::kFloat)).set_requires_grad(true);
   at::Tensor y = sluice::zeros_like(x);
   sluice::lincomb(y, 2, x);
-  CHECK_FALSE(y.requires_grad());
+  CATCH_CHECK_FALSE(y.requires_grad());
 }
