@@ -35,6 +35,26 @@ struct token_row {
   std::span<const token_id> ids{};
 };
 
+/// The row of logits that an engine left at `first`: a view, nothing is copied, valid as long as the engine's memory
+/// is. Throws invalid_argument if first is null or vocabulary_size < 1.
+template <std::floating_point S>
+token_row<S> dense_logits(const S* first, index_t vocabulary_size) {
+  expects(first != nullptr, "dense_logits", "first", 0);
+  expects(vocabulary_size >= 1, "dense_logits", "vocabulary_size", vocabulary_size);
+  return {row_kind::logits, {first, static_cast<std::size_t>(vocabulary_size)}};
+}
+
+/// out.size() rows of a matrix, row i at first + i * stride: views. A stride above vocabulary_size skips the padding of
+/// an engine that rounds its vocabulary up. Throws invalid_argument as for one row, or if stride < vocabulary_size; out
+/// is unchanged then.
+template <std::floating_point S>
+void dense_logits(std::span<token_row<S>> out, const S* first, index_t vocabulary_size, index_t stride) {
+  expects(stride >= vocabulary_size, "dense_logits", "stride", stride);
+  const token_row<S> row = dense_logits(first, vocabulary_size);
+  for (std::size_t i = 0; i < out.size(); ++i)
+    out[i] = {row.kind, {first + static_cast<index_t>(i) * stride, row.values.size()}};
+}
+
 /// A model scores the nodes of a tree in one call and hands out their laws as views.
 template <class M>
 concept language_model = requires(M& m, const token_tree& tree, index_t first_new, std::span<const index_t> path) {
@@ -61,6 +81,10 @@ struct verdict {
   token_id next;
   friend bool operator==(const verdict&, const verdict&) = default;
 };
+
+/// How many positions of the batch that the target scored (the token that the round began with, then the drafts) stay
+/// in its cache: that token and the accepted drafts. `next` is not in the cache; the following round begins with it.
+constexpr index_t positions_to_keep(const verdict& v) { return v.accepted + 1; }
 
 /// One round of one request: drafted tokens, the laws they were drawn from, the target's laws (one more than drafts).
 /// `id` names the request; its random stream derives from it.

@@ -1,9 +1,12 @@
 #pragma once
+#include <sluice/core/executor.hpp>
 #include <sluice/core/expects.hpp>
 #include <sluice/random/decisions.hpp>
+#include <sluice/random/stream.hpp>
 #include <sluice/speculate/language_model.hpp>
 
 #include <concepts>
+#include <cstddef>
 #include <span>
 
 /// What verification rules have in common: how siblings were drafted (a type, so that a rule cannot be paired with the
@@ -45,6 +48,28 @@ template <class Rule, class S, class Q, class R>
 concept chain_rule = requires(const Rule& rule, const request<S, Q>& r, R& random) {
   { rule.decide(r, random) } -> std::same_as<decision>;
 };
+
+/// Verifies a ragged batch as verify(rule, out of verdicts, ...) does, with the same streams and so the same verdicts,
+/// but a request whose rows are unusable says so in its `fault` and the others are verified: a server goes on. Throws
+/// invalid_argument only if out and requests differ in size, before anything is written.
+template <class Rule, class S, class Q, executor Executor>
+requires chain_rule<Rule, S, Q, cursor>
+void verify(const Rule& rule, std::span<decision> out, std::span<const request<S, Q>> requests, const Executor& ex,
+            stream run) {
+  expects(out.size() == requests.size(), "verify", "out.size", out.size());
+  ex.for_each(std::ssize(requests), [&](index_t i) {
+    const auto r = static_cast<std::size_t>(i);
+    cursor random(run.derive(requests[r].id));
+    out[r] = rule.decide(requests[r], random);
+  });
+}
+
+/// On the calling thread.
+template <class Rule, class S, class Q>
+requires chain_rule<Rule, S, Q, cursor>
+void verify(const Rule& rule, std::span<decision> out, std::span<const request<S, Q>> requests, stream run) {
+  verify(rule, out, requests, serial{}, run);
+}
 
 /// Verifies the children of one node: decide(target, draft, children, random); exact for children of Rule::draft_kind.
 template <class Rule, class S, class Q, class R>
