@@ -121,6 +121,30 @@ class bounded_law {
   bool usable() const { return usable_; }
   index_t size() const { return std::ssize(row_.values); }
 
+  /// Leaves tokens out of the law: its normaliser and its draws are those of the others from here on. Distinct tokens
+  /// below size(), once; a view of them. Makes the law unusable where too little is left for the bounds.
+  void exclude(std::span<const token_id> tokens) {
+    excluded_ = tokens;
+    alignas(64) float weight[law_block];
+    const auto range_of = [&](index_t k) { return tokens[static_cast<std::size_t>(k)] / length_; };
+    for (index_t k = 0; k < std::ssize(tokens); ++k) {
+      bool seen = false;
+      for (index_t i = 0; i < k && !seen; ++i) seen = range_of(i) == range_of(k);
+      if (seen) continue;
+      double range = 0;
+      const index_t end = std::min(size(), (range_of(k) + 1) * length_);
+      for (index_t first = range_of(k) * length_; first < end; first += law_block) {
+        const index_t count = std::min(law_block, end - first);
+        fill(weight, first, count);
+        for (index_t j = 0; j < count; ++j) range += static_cast<double>(weight[j]);
+      }
+      sums_[static_cast<std::size_t>(range_of(k))] = range;
+    }
+    total_ = 0;
+    for (index_t b = 0; b * length_ < size(); ++b) total_ += sums_[static_cast<std::size_t>(b)];
+    usable_ = usable_ && total_ > 1e-20;  // a vanishing token's w~ is 2^-126
+  }
+
   /// exp(l_j - shift); the normaliser of these weights lies in [least_total, largest_total], and is total() exactly.
   double weight(index_t j) const {
     return std::exp(static_cast<double>(row_.values[static_cast<std::size_t>(j)]) - static_cast<double>(shift_));
@@ -132,6 +156,7 @@ class bounded_law {
     if (exact_) return;
     const token_law<float> law(row_);
     exact_total_ = std::exp(law.log_normaliser() - static_cast<double>(shift_));
+    if (!excluded_.empty()) exact_total_ *= law_without<float>(law, excluded_).mass();
     exact_ = true;
   }
 
@@ -142,11 +167,7 @@ class bounded_law {
       alignas(64) float proposed = 0;
       const index_t j = draw_from_sums<float>(
           {sums_.data(), static_cast<std::size_t>((size() + length_ - 1) / length_)}, length_, size(),
-          [this](float* out, index_t first, index_t count) {
-            bool ignored = false;
-            approximate_weights(out, row_.values.data() + first, count, shift_, ignored);
-          },
-          random);
+          [this](float* out, index_t first, index_t count) { fill(out, first, count); }, random);
       if (j < 0) return -1;
       bool ignored = false;
       approximate_weights(&proposed, row_.values.data() + j, 1, shift_, ignored);
@@ -156,7 +177,15 @@ class bounded_law {
   }
 
  private:
+  void fill(float* out, index_t first, index_t count) const {
+    bool ignored = false;
+    approximate_weights(out, row_.values.data() + first, count, shift_, ignored);
+    for (const token_id x : excluded_)
+      if (x >= first && x < first + count) out[x - first] = 0;
+  }
+
   token_row<float> row_;
+  std::span<const token_id> excluded_{};
   index_t length_;
   float shift_ = 0;
   bool usable_ = false, exact_ = false;
@@ -175,14 +204,17 @@ inline bool quotient_less(double left, bounded_law& p, double right, bounded_law
 }
 
 /// One position of token rejection on two long rows of float logits; nothing if the bounds do not apply, and then no
-/// word has been taken from `random` beyond u. The decision: accepted 1, or 0 with the correction.
+/// word has been taken from `random` beyond u. The decision: accepted 1, or 0 with the correction. `fixed`: tokens that
+/// were drafted with certainty beside x, so that x was drawn from q without them and the correction keeps all of p on
+/// them; distinct and below the rows' length.
 template <word_source R>
 std::optional<verdict> reject_by_bounds(const token_row<float>& target, const token_row<float>& draft, token_id x,
-                                        double u, R& random) {
+                                        std::span<const token_id> fixed, double u, R& random) {
   if (target.values.size() != draft.values.size() || x < 0 || x >= std::ssize(draft.values)) return std::nullopt;
   bounded_law p(target);
   if (!p.usable()) return std::nullopt;
   bounded_law q(draft);
+  if (!fixed.empty() && q.usable()) q.exclude(fixed);
   if (!q.usable()) return std::nullopt;
   const double drafted = q.weight(x);
   if (!(drafted > 0)) return std::nullopt;
@@ -191,12 +223,14 @@ std::optional<verdict> reject_by_bounds(const token_row<float>& target, const to
   for (int tries = 0; tries < 32; ++tries) {
     const index_t j = p.draw(random);
     if (j < 0) break;
+    if (among(fixed, static_cast<token_id>(j))) return verdict{0, static_cast<token_id>(j)};
     // keep with probability 1 - q/p: v p(j) < p(j) - q(j)  <=>  q(j) < (1 - v) p(j), v uniform
     if (quotient_less(q.weight(j), q, (1 - co53(random())) * p.weight(j), p))
       return verdict{0, static_cast<token_id>(j)};
   }
   const token_law<float> exact_p(target), exact_q(draft);
-  residual_law<float, float> residual(exact_p, exact_q);
+  const double rest = fixed.empty() ? 1.0 : law_without<float>(exact_q, fixed).mass();
+  residual_law<float, float> residual(exact_p, exact_q, 1, 1 / std::max(rest, exact_q.probability(x)), fixed);
   residual.measure();
   return verdict{0, residual.draw_measured(random)};
 }

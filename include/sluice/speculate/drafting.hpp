@@ -87,31 +87,51 @@ drawn_children draw_children(draws_without_replacement, std::span<token_id> out,
   return {n, {}};
 }
 
+namespace detail {
+/// The tokens of the largest values that mean a positive probability, falling, lower id first on ties; how many, at
+/// most out.size(). A heap in out; blocks whose maximum is below the least value kept are passed over.
+template <class S>
+index_t most_probable(std::span<token_id> out, const token_row<S>& row) {
+  if (out.empty()) return 0;
+  const auto token = [&](token_id j) { return row.ids.empty() ? j : row.ids[static_cast<std::size_t>(j)]; };
+  const auto value = [&](token_id j) { return row.values[static_cast<std::size_t>(j)]; };
+  const auto before = [&](token_id a, token_id b) {
+    return value(a) > value(b) || (value(a) == value(b) && token(a) < token(b));
+  };
+  const S none = row.kind == row_kind::probabilities ? S{0} : -std::numeric_limits<S>::infinity();
+  const index_t size = std::ssize(row.values), wanted = std::ssize(out);
+  index_t n = 0;
+  for (index_t first = 0; first < size; first += law_block) {
+    const index_t count = std::min(law_block, size - first);
+    using block = Eigen::Map<const Eigen::Array<S, Eigen::Dynamic, 1>>;
+    if (n == wanted && block(row.values.data() + first, count).maxCoeff() < value(out.front())) continue;
+    for (index_t i = first; i < first + count; ++i) {
+      const auto j = static_cast<token_id>(i);
+      if (!(value(j) > none)) continue;
+      if (n < wanted) {
+        out[static_cast<std::size_t>(n++)] = j;
+        std::push_heap(out.begin(), out.begin() + n, before);
+      } else if (before(j, out.front())) {  // the front is the least of those kept
+        std::pop_heap(out.begin(), out.end(), before);
+        out.back() = j;
+        std::push_heap(out.begin(), out.end(), before);
+      }
+    }
+  }
+  std::sort_heap(out.begin(), out.begin() + n, before);
+  for (token_id& x : out.first(static_cast<std::size_t>(n))) x = token(x);
+  return n;
+}
+}  // namespace detail
+
 /// The most probable tokens, falling, lower id first on ties; tokens of probability 0 are left out. No randomness, no
-/// scratch. O(values) where few values are among the largest so far, O(values n) at worst.
+/// scratch. O(values), vectorised, where few values are among the largest so far; O(values log n) at worst.
 template <class S, random_source R>
 drawn_children draw_children(top_draws, std::span<token_id> out, std::span<double>, const token_row<S>& row,
                              index_t vocabulary_size, R&) {
   const token_law<S> law(row);
   if (const row_fault f = detail::check_draft(law, vocabulary_size)) return {0, f};
-  const S none = row.kind == row_kind::probabilities ? S{0} : -std::numeric_limits<S>::infinity();
-  const auto value_of = [&](token_id x) { return row.values[static_cast<std::size_t>(law.position(x))]; };
-  index_t n = 0;
-  S least = none;  // value of the last token kept, once all places are taken
-  for (index_t j = 0; j < law.size() && !out.empty(); ++j) {
-    const S v = row.values[static_cast<std::size_t>(j)];
-    const bool full = n == std::ssize(out);
-    if (!(v > none) || (full && v < least)) continue;
-    const token_id x = law.token(j);
-    const auto before = [&](token_id other) { return v > value_of(other) || (v == value_of(other) && x < other); };
-    if (full && !before(out.back())) continue;
-    index_t i = full ? n - 1 : n++;
-    for (; i > 0 && before(out[static_cast<std::size_t>(i - 1)]); --i)
-      out[static_cast<std::size_t>(i)] = out[static_cast<std::size_t>(i - 1)];
-    out[static_cast<std::size_t>(i)] = x;
-    least = value_of(out[static_cast<std::size_t>(n - 1)]);
-  }
-  return {n, {}};
+  return {detail::most_probable(out, row), {}};
 }
 
 /// A draft without a law: writes the tokens that may follow the text and says how many, 0 to out.size(). Its law is one

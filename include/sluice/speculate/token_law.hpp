@@ -326,21 +326,103 @@ class token_law {
   std::array<double, static_cast<std::size_t>(detail::law_sums)> sums_;  // the first n_sums() are written
 };
 
+namespace detail {
+
+inline bool among(std::span<const token_id> tokens, token_id x) {
+  return std::find(tokens.begin(), tokens.end(), x) != tokens.end();
+}
+
+/// A law without some of its tokens. Only the ranges that hold them are summed again, so what is left keeps its
+/// relative accuracy however little it is. A view of the law and of the distinct tokens that it leaves out.
+template <std::floating_point S>
+class law_without {
+ public:
+  law_without(const token_law<S>& law, std::span<const token_id> excluded) : law_(&law), excluded_(excluded) {
+    const std::span<const double> sums = law.sums();
+    if (law.size() <= exact_row_length) {
+      for (index_t j = 0; j < law.size(); ++j)
+        if (!among(excluded, law.token(j))) mass_ += law.probability_at(j);
+      sums_[0] = mass_ * law.weight_total();
+      return;
+    }
+    std::copy(sums.begin(), sums.end(), sums_.begin());
+    const index_t length = law.sum_range();
+    alignas(64) S weight[law_block];
+    for (index_t k = 0; k < std::ssize(excluded); ++k) {
+      const index_t range = range_of(k);
+      bool seen = range < 0;
+      for (index_t i = 0; i < k && !seen; ++i) seen = range_of(i) == range;
+      if (seen) continue;
+      double sum = 0;
+      const index_t end = std::min(law.size(), (range + 1) * length);
+      for (index_t first = range * length; first < end; first += law_block) {
+        const index_t count = std::min(law_block, end - first);
+        fill(weight, first, count);
+        for (index_t j = 0; j < count; ++j) sum += static_cast<double>(weight[j]);
+      }
+      sums_[static_cast<std::size_t>(range)] = sum;
+    }
+    double total = 0;
+    for (std::size_t b = 0; b < sums.size(); ++b) total += sums_[b];
+    mass_ = total / law.weight_total();
+  }
+
+  /// The probability of all tokens that are not left out; 0 if none of them can be drawn.
+  double mass() const { return mass_; }
+
+  /// One of the others, by the law given that none of the excluded is drawn; -1 if mass() is 0.
+  template <random_source R>
+  token_id draw(R& random) const {
+    if (!(mass_ > 0)) return -1;
+    if constexpr (decision_source<R>) {
+      std::vector<double> weights(static_cast<std::size_t>(law_->size()));
+      for (index_t j = 0; j < law_->size(); ++j)
+        weights[static_cast<std::size_t>(j)] = among(excluded_, law_->token(j)) ? 0.0 : law_->probability_at(j);
+      return law_->token(categorical(random, std::span<const double>(weights)));
+    } else {
+      const index_t j = draw_from_sums<S>(
+          {sums_.data(), law_->sums().size()}, law_->sum_range(), law_->size(),
+          [this](S* out, index_t first, index_t count) { fill(out, first, count); }, random);
+      return j < 0 ? -1 : law_->token(j);
+    }
+  }
+
+ private:
+  index_t range_of(index_t k) const {
+    const index_t j = law_->position(excluded_[static_cast<std::size_t>(k)]);
+    return j < 0 ? -1 : j / law_->sum_range();
+  }
+  void fill(S* out, index_t first, index_t count) const {
+    law_->fill_weights(out, first, count);
+    for (const token_id x : excluded_) {
+      const index_t j = law_->position(x);
+      if (j >= first && j < first + count) out[j - first] = 0;
+    }
+  }
+
+  const token_law<S>* law_;
+  std::span<const token_id> excluded_;
+  double mass_ = 0;
+  std::array<double, static_cast<std::size_t>(law_sums)> sums_;  // the first ones are written
+};
+
+}  // namespace detail
+
 /// The residual of two laws: proportional to (a p - c q)_+. Token rejection: a = c = 1; block verification: a = P_i;
 /// recursive rejection: c = the coefficient of its stage. Only tokens with p > 0 can have weight, so it lives on p's
-/// stored values. A view of both laws.
+/// stored values. On the tokens `kept` (hybrid drafts: those drafted with certainty) q counts as 0. A view of both laws
+/// and of kept.
 template <std::floating_point S, std::floating_point Q>
 class residual_law {
  public:
   /// float if both rows are float, then a block's weights carry a rounding error of about 2e-7 of p + q; short rows and
   /// mixed rows are evaluated in double.
-  residual_law(const token_law<S>& p, const token_law<Q>& q, double a = 1, double c = 1)
-      : p_(&p), q_(&q), a_(a), c_(c) {}
+  residual_law(const token_law<S>& p, const token_law<Q>& q, double a = 1, double c = 1,
+               std::span<const token_id> kept = {})
+      : p_(&p), q_(&q), a_(a), c_(c), kept_(kept) {}
 
   /// (a p - c q)_+ of p's stored value j.
-  double weight_at(index_t j) const {
-    return std::max(0.0, a_ * p_->probability_at(j) - c_ * q_->probability(p_->token(j)));
-  }
+  double weight_at(index_t j) const { return std::max(0.0, a_ * p_->probability_at(j) - taken(p_->token(j))); }
 
   /// Sum of (a p - c q)_+, keeping the partial sums for `draw`. O(n), vectorised where both rows are dense.
   double measure() {
@@ -400,7 +482,7 @@ class residual_law {
       for (int tries = 0; tries < 32; ++tries) {
         const index_t j = p_->draw_position(random);
         const double keep = a_ * p_->probability_at(j);
-        if (co53(random()) * keep < keep - c_ * q_->probability(p_->token(j))) return p_->token(j);
+        if (co53(random()) * keep < keep - taken(p_->token(j))) return p_->token(j);
       }
       measure();
       return draw_measured(random);
@@ -411,8 +493,11 @@ class residual_law {
   using W = std::conditional_t<std::same_as<S, float> && std::same_as<Q, float>, float, double>;
   using array = Eigen::Array<W, Eigen::Dynamic, 1>;
 
+  /// c q of a token.
+  double taken(token_id x) const { return detail::among(kept_, x) ? 0.0 : c_ * q_->probability(x); }
+
   void fill(W* out, index_t first, index_t count) const {
-    if (p_->sparse() || q_->sparse() || p_->size() <= detail::exact_row_length) {
+    if (p_->sparse() || q_->sparse() || p_->size() <= detail::exact_row_length || c_ > 1e30) {  // 0 * inf in float
       for (index_t j = 0; j < count; ++j) out[j] = static_cast<W>(weight_at(first + j));
       return;
     }
@@ -426,11 +511,14 @@ class residual_law {
     Eigen::Map<array>(out, count) = (static_cast<W>(a) * p_map(p, count).template cast<W>() -
                                      static_cast<W>(c) * q_map(q, count).template cast<W>())
                                         .max(W{0});
+    for (const token_id x : kept_)
+      if (x >= first && x < first + count) out[x - first] = static_cast<W>(a * static_cast<double>(p[x - first]));
   }
 
   const token_law<S>* p_;
   const token_law<Q>* q_;
   double a_, c_, mass_ = 0;
+  std::span<const token_id> kept_;
   std::array<double, static_cast<std::size_t>(detail::law_sums)> sums_;
 };
 

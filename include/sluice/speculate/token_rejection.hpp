@@ -119,7 +119,7 @@ struct token_rejection {
     } else {
       const double u = co53(random());
       if constexpr (std::same_as<S, float> && std::same_as<Q, float>)
-        if (const auto settled = detail::reject_by_bounds(target, draft, x, u, random)) return {*settled, {}};
+        if (const auto settled = detail::reject_by_bounds(target, draft, x, {}, u, random)) return {*settled, {}};
       return test_exactly(target, draft, x, place, row, random, [u](double px, double qx) { return u * qx < px; });
     }
   }
