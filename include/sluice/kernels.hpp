@@ -1,5 +1,7 @@
 #pragma once
+#include <sluice/kernels/attention.hpp>
 #include <sluice/kernels/packed_product.hpp>
 #include <sluice/kernels/packet.hpp>
+#include <sluice/kernels/paged_cache.hpp>
 
 /// Everything of kernels/: what several families compute.
