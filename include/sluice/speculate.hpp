@@ -3,7 +3,9 @@
 #include <sluice/speculate/bounded_law.hpp>
 #include <sluice/speculate/decoder.hpp>
 #include <sluice/speculate/draft_length.hpp>
+#include <sluice/speculate/draft_shape.hpp>
 #include <sluice/speculate/drafting.hpp>
+#include <sluice/speculate/k_seq.hpp>
 #include <sluice/speculate/language_model.hpp>
 #include <sluice/speculate/logit_processors.hpp>
 #include <sluice/speculate/optimal_multidraft.hpp>
