@@ -120,6 +120,8 @@ class bounded_law {
   /// False if the row is of another kind, short, not a law, or has logits that the bounds do not cover: use token_law.
   bool usable() const { return usable_; }
   index_t size() const { return std::ssize(row_.values); }
+  /// What `weight` subtracts from a logit.
+  float shift() const { return shift_; }
 
   /// Leaves tokens out of the law: its normaliser and its draws are those of the others from here on. Distinct tokens
   /// below size(), once; a view of them. Makes the law unusable where too little is left for the bounds.
