@@ -4,6 +4,7 @@
 #include <sluice/core/tensor.hpp>
 #include <sluice/random/stream.hpp>
 #include <sluice/speculate/draft_length.hpp>
+#include <sluice/speculate/draft_shape.hpp>
 #include <sluice/speculate/drafting.hpp>
 #include <sluice/speculate/language_model.hpp>
 #include <sluice/speculate/token_tree.hpp>
@@ -66,7 +67,8 @@ struct request_randomness {
 struct no_clock {};
 
 struct decoder_options {
-  tree_shape shape = chain_shape(4);    ///< what a round may draft; the controller cuts its depth
+  tree_shape shape = chain_shape(4);    ///< what a round may draft; a length controller cuts its depth, a shape
+                                        ///< controller brings shapes of its own and this one is not used
   index_t max_new_tokens = 256;         ///< the prompt does not count
   std::vector<token_id> stop_tokens{};  ///< the text ends with the first of these; it is kept
   std::int64_t max_target_calls = std::numeric_limits<std::int64_t>::max();
@@ -219,12 +221,14 @@ class stopwatch {
 /// allocates nothing but what models, rule and processors do. One object a thread. A round that meets an unusable row
 /// changes nothing but the statistics and may be tried again.
 template <language_model Target, class Draft, class Rule, class Processing = processing<unprocessed, unprocessed>,
-          draft_length_controller Controller = fixed_draft_length, class Clock = std::chrono::steady_clock>
-requires(language_model<Draft> || proposal_source<Draft>) class decoder {
+          class Controller = fixed_draft_length, class Clock = std::chrono::steady_clock>
+requires((language_model<Draft> || proposal_source<Draft>)&&(draft_length_controller<Controller> ||
+                                                             draft_shape_controller<Controller>)) class decoder {
   using target_processor = std::remove_cvref_t<decltype(std::declval<Processing&>().target)>;
   using draft_processor = std::remove_cvref_t<decltype(std::declval<Processing&>().draft)>;
   static_assert(logit_processor<target_processor> && logit_processor<draft_processor>);
   static constexpr bool has_law = language_model<Draft>;
+  static constexpr bool chooses_shape = draft_shape_controller<Controller>;
   static constexpr bool target_processed = !std::same_as<target_processor, unprocessed>;
   static constexpr bool draft_processed = has_law && !std::same_as<draft_processor, unprocessed>;
 
@@ -262,7 +266,7 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
   /// The models are used by reference and must outlive the decoder; rule, processors and controller are copied.
   /// Throws invalid_argument if the prompt is empty or has a token outside the vocabulary, the vocabularies differ or
   /// are empty, max_new_tokens or max_target_calls or the controller's length is negative, a stop token is outside the
-  /// vocabulary, or the shape is not a chain where rule or draft wants one.
+  /// vocabulary, or a shape (index: of a shape controller's candidates) is not a chain where rule or draft wants one.
   decoder(Target& target, Draft& draft, Rule rule, Processing processors, Controller controller,
           std::span<const token_id> prompt, decoder_options options, stream key, Clock = {})
       : target_(&target),
@@ -289,9 +293,12 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
     for (index_t i = 0; i < std::ssize(options_.stop_tokens); ++i)
       expects(in_vocabulary(options_.stop_tokens[static_cast<std::size_t>(i)]), "decoder", "stop_tokens",
               options_.stop_tokens[static_cast<std::size_t>(i)], i);
-    expects(controller_.length() >= 0, "decoder", "controller.length", controller_.length());
-    if constexpr (needs_chain)
-      expects(options_.shape.most_children() <= 1, "decoder", "shape.most_children", options_.shape.most_children());
+    if constexpr (!chooses_shape)
+      expects(controller_.length() >= 0, "decoder", "controller.length", controller_.length());
+    const std::span<const tree_shape> all = shapes();
+    for (index_t i = 0; i < std::ssize(all) && needs_chain; ++i)
+      expects(all[at(i)].most_children() <= 1, "decoder", "shape.most_children", all[at(i)].most_children(),
+              chooses_shape ? i : -1);
     allocate(prompt);
     tell_reset();
   }
@@ -318,18 +325,23 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
     round_outcome outcome;
     fault_ = {};
     const std::int64_t draft_calls = stats_.draft_calls;
-    draft_tree(random, std::min<index_t>(std::max<index_t>(controller_.length(), 0), remaining() - 1));
+    const index_t wanted = wanted_depth(), limit = std::min(wanted, remaining() - 1);
+    outcome.cut = limit < wanted;
+    outcome.catch_up = length_ - draft_kept_;
+    outcome.first_call = !target_started_;
+    draft_tree(random, limit);
     stats_.draft_seconds += outcome.draft_seconds = watch.lap();
     if (fault_) return failed(report);
     score_target();
     stats_.target_seconds += outcome.target_seconds = watch.lap();
     const token_id next = verify_draft(random);
-    stats_.verify_seconds += watch.lap();
+    stats_.verify_seconds += outcome.verify_seconds = watch.lap();
     if (fault_) return failed(report);
 
     outcome.draft_calls = stats_.draft_calls - draft_calls;
     outcome.target_positions = tree_.size();
     outcome.drafted = tree_.depth(tree_.size() - 1);
+    outcome.draft_rows = draft_rows_asked_;
     commit(report, outcome, next);
     controller_.update(outcome);
     bool go_on = true;
@@ -436,15 +448,41 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
   index_t remaining() const { return options_.max_new_tokens - (length_ - n_prompt_); }
   std::span<const index_t> accepted_path() const { return std::span(path_).first(static_cast<std::size_t>(accepted_)); }
 
+  /// What a round may draft: of one controller's kind the options' shape, of the other its own candidates.
+  std::span<const tree_shape> shapes() const {
+    if constexpr (chooses_shape)
+      return controller_.shapes();
+    else
+      return std::span(&options_.shape, 1);
+  }
+  const tree_shape& round_shape() const {
+    if constexpr (chooses_shape)
+      return controller_.shape();
+    else
+      return options_.shape;
+  }
+  /// Levels that the controller wants to draft.
+  index_t wanted_depth() const {
+    if constexpr (chooses_shape)
+      return controller_.shape().depth();
+    else
+      return std::min(std::max<index_t>(controller_.length(), 0), options_.shape.depth());
+  }
+
   void allocate(std::span<const token_id> text) {
-    const tree_shape& shape = options_.shape;
-    const auto nodes = static_cast<std::size_t>(shape.n_drafted()) + 1, depth = static_cast<std::size_t>(shape.depth());
+    std::size_t nodes = 1, depth = 0, internal = 0, widest = 0;
+    for (const tree_shape& s : shapes()) {
+      nodes = std::max(nodes, at(s.n_drafted()) + 1);
+      depth = std::max(depth, at(s.depth()));
+      internal = std::max(internal, at(s.n_internal()));
+      if (s.depth() > 0) widest = std::max(widest, at(s.widest_level()));
+    }
     const auto vocabulary = static_cast<std::size_t>(vocabulary_size_);
     // room behind the text for the path to a node, which the context of a processor ends with
     const auto capacity = static_cast<std::size_t>(n_prompt_ + options_.max_new_tokens) + depth + 1;
     text_.assign(capacity, 0);
     std::copy(text.begin(), text.end(), text_.begin());
-    tree_.reserve(shape.n_drafted());
+    tree_.reserve(static_cast<index_t>(nodes) - 1);
     target_tree_.token.reserve(capacity + nodes);
     target_tree_.parent.reserve(capacity + nodes);
     draft_tree_.token.reserve(capacity + nodes);
@@ -454,12 +492,13 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
     next_copy_.resize(nodes);
     draft_node_.resize(nodes);
     slot_.resize(nodes);
-    children_.resize(std::max(static_cast<std::size_t>(shape.widest_level()), depth) + 1);
+    children_.resize(std::max(widest, depth) + 1);
     path_.resize(depth);
     ranks_.resize(depth);
+    tests_.resize(depth);
     keep_path_.reserve(capacity + depth + 1);
     weights_.resize(has_law ? vocabulary : 0);
-    if constexpr (draft_processed) draft_scratch_.resize(static_cast<std::size_t>(shape.n_internal()) * vocabulary);
+    if constexpr (draft_processed) draft_scratch_.resize(internal * vocabulary);
     if constexpr (target_processed) target_scratch_.resize((verifies_nodes ? 1 : depth + 1) * vocabulary);
     if constexpr (!verifies_nodes) {
       target_rows_.resize(depth + 1, {row_kind::probabilities, {}});
@@ -468,7 +507,7 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
     stats_.tested_at.resize(depth);
     stats_.accepted_at.resize(depth);
     stats_.rejected_at.resize(depth);
-    stats_.accepted_rank.resize(static_cast<std::size_t>(shape.depth() > 0 ? shape.widest_level() : 0));
+    stats_.accepted_rank.resize(widest);
   }
 
   void tell_reset() {
@@ -496,8 +535,8 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
   template <class Randomness>
   void draft_tree(Randomness& random, index_t limit) {
     tree_.clear(text_[static_cast<std::size_t>(length_ - 1)]);
-    limit = std::min(limit, options_.shape.depth());
     draft_scored_ = false;
+    draft_rows_asked_ = 0;
     if (limit == 0) return;
     if constexpr (has_law)
       draft_levels(random, limit);
@@ -533,9 +572,9 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
 
   template <class Randomness>
   void draft_levels(Randomness& random, index_t limit) {
-    const tree_shape& shape = options_.shape;
+    const tree_shape& shape = round_shape();
     const index_t root = plant(draft_tree_, draft_kept_);
-    index_t first_new = draft_started_ ? 1 : 0, slots = 0;
+    index_t first_new = draft_started_ ? 1 : 0;
     for (index_t first = 0, last = 1; first < last && tree_.depth(first) < limit; first = last, last = tree_.size()) {
       bool any = false;
       for (index_t i = first; i < last; ++i) {
@@ -559,7 +598,7 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
         index_t wanted = 0;
         each_copy(i, [&](index_t s) { wanted += shape.n_children(s); });
         const std::span<token_id> out = std::span(children_).first(at(wanted));
-        slot_[at(i)] = slots++;
+        slot_[at(i)] = draft_rows_asked_++;
         const token_row<draft_scalar> law = draft_row(i);
         drawn_children drawn;
         if (!fault_) {
@@ -581,10 +620,11 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
   void add_draws(index_t i, std::span<const token_id> drawn) {
     const index_t n = std::ssize(drawn), first = tree_.n_draws(), first_node = tree_.size();
     tree_.add_children(i, drawn);
+    const tree_shape& shape = round_shape();
     index_t k = 0;
     each_copy(i, [&](index_t s) {
-      for (index_t c = 0; c < options_.shape.n_children(s) && k < n; ++c)
-        shape_node_[at(first + k++)] = options_.shape.first_child(s) + c;
+      for (index_t c = 0; c < shape.n_children(s) && k < n; ++c)
+        shape_node_[at(first + k++)] = shape.first_child(s) + c;
     });
     for (index_t node = first_node; node < tree_.size(); ++node) first_copy_[at(node)] = draft_node_[at(node)] = -1;
     while (k-- > 0) {
@@ -714,10 +754,13 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
   void commit(round_report& report, round_outcome& outcome, token_id next) {
     const index_t before = length_;
     const index_t last = accepted_ == 0 ? 0 : path_[at(accepted_ - 1)];
-    const bool rejected = tree_.n_children(last) > 0;
-    index_t kept = 0;  // accepted tokens up to a stop token
-    for (; kept < accepted_ && !stop_token_; ++kept) {
-      const token_id x = tree_.token(path_[at(kept)]);
+    const bool rejected = tree_.n_draws(last) > 0;
+    index_t kept = 0, tests = 0;  // kept: accepted tokens up to a stop token
+    for (index_t node = 0; kept < accepted_ && !stop_token_; ++kept) {
+      const auto draws = tree_.draws(node);
+      node = path_[at(kept)];
+      const token_id x = tree_.token(node);
+      tests_[at(tests++)] = {std::ssize(draws), ranks_[at(kept)], std::count(draws.begin(), draws.end(), x)};
       text_[at(length_++)] = x;
       stop_token_ = stops(x);
       ++stats_.tested_at[at(kept)];
@@ -735,8 +778,10 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
         ++stats_.rejected_at[at(kept)];
         ++stats_.rejected;
         outcome.rejected = true;
+        tests_[at(tests++)] = {tree_.n_draws(last), -1, 0};
       }
     }
+    outcome.tests = std::span(tests_).first(at(tests));
     ++stats_.rounds;
     stats_.tokens += length_ - before;
     report.emitted = text().subspan(at(before));
@@ -778,7 +823,7 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
   index_t vocabulary_size_, n_prompt_, length_, target_kept_, draft_kept_;
   bool target_started_ = false, draft_started_ = false, stop_token_ = false, draft_scored_ = false;
   std::int64_t round_ = 0;
-  index_t accepted_ = 0, target_root_ = 0;
+  index_t accepted_ = 0, target_root_ = 0, draft_rows_asked_ = 0;
   row_fault fault_{};
   decoder_stats stats_;
   std::vector<token_id> text_, children_;  // text_: length_ tokens, then room
@@ -786,6 +831,7 @@ requires(language_model<Draft> || proposal_source<Draft>) class decoder {
   token_tree target_tree_, draft_tree_;
   std::vector<index_t> shape_node_, first_copy_, next_copy_;  // of a draw, of a node, of a draw
   std::vector<index_t> draft_node_, slot_, path_, ranks_, keep_path_;
+  std::vector<node_test> tests_;
   std::vector<double> weights_, draft_scratch_, target_scratch_;
   std::vector<token_row<target_scalar>> target_rows_;
   std::vector<token_row<draft_scalar>> draft_rows_;

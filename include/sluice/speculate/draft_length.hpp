@@ -31,6 +31,7 @@ struct call_costs {
   double draft = 0;                        ///< one draft call on one position
   std::span<const double> target_curve{};  ///< [b - 1]: a target call on b positions; empty: 1 whatever b, else the
                                            ///< last entry holds for every larger b
+  double draft_row = 0;                    ///< every further position of a draft call; chains have none
   double target(index_t positions) const {
     if (target_curve.empty()) return 1;
     return target_curve[static_cast<std::size_t>(std::min(positions, std::ssize(target_curve)) - 1)];
@@ -40,6 +41,7 @@ struct call_costs {
 namespace detail {
 inline void expects_costs(const char* function, const call_costs& costs) {
   expects(costs.draft >= 0 && std::isfinite(costs.draft), function, "costs.draft", costs.draft);
+  expects(costs.draft_row >= 0 && std::isfinite(costs.draft_row), function, "costs.draft_row", costs.draft_row);
   for (index_t b = 0; b < std::ssize(costs.target_curve); ++b) {
     const double t = costs.target_curve[static_cast<std::size_t>(b)];
     expects(t > 0 && std::isfinite(t), function, "costs.target_curve", t, b);
@@ -81,6 +83,13 @@ inline draft_length_choice best_draft_length(double acceptance, index_t gamma_ma
   return best;
 }
 
+/// What happened at a node that verification visited and that had draws.
+struct node_test {
+  index_t draws = 0;   ///< how many tokens were drawn there, equal ones counted each
+  index_t rank = -1;   ///< which draw was accepted; -1: none
+  index_t copies = 0;  ///< draws that carry the accepted token; 0 if none was accepted
+};
+
 /// What a controller learns from a round. Seconds are 0 if the decoder's clock is off.
 struct round_outcome {
   index_t drafted = 0;    ///< length of the longest drafted path
@@ -88,6 +97,12 @@ struct round_outcome {
   bool rejected = false;  ///< a test failed after them; tokens behind it were not tested
   std::int64_t draft_calls = 0, target_positions = 0;
   double draft_seconds = 0, target_seconds = 0;
+  double verify_seconds = 0;
+  std::span<const node_test> tests{};  ///< the nodes on the way, the root first; valid during the call
+  std::int64_t draft_rows = 0;         ///< nodes that the draft gave a law for: those with children
+  index_t catch_up = 0;                ///< committed tokens that the draft had to score first
+  bool first_call = false;             ///< the target's first call for this request: its time may not be typical
+  bool cut = false;                    ///< the length limit left less room than the controller's answer takes
 };
 
 /// Asked before each round for a length, told its outcome after. What it answers may depend on past rounds only: then
