@@ -312,16 +312,27 @@ TEST_CASE("hybrid verification: extreme rows", "[speculate]") {
   const auto out = enumerate_node<hybrid_draws>(rule, target, draft, 3, 2);
   CHECK(worst(out.law, p) < 1e-14);
   CHECK(out.accepted == Approx(0.25 + 0.25 + 0.25).epsilon(1e-13));
-  // a last child so improbable that a float cannot divide by it
-  std::vector<float> low(3000, -std::numeric_limits<float>::infinity()), flat(3000, 0.0f);
+  // a last child so improbable that floats underflow: given the fixed one it is certain all the same
+  constexpr float never = -std::numeric_limits<float>::infinity();
+  std::vector<float> low(3000, never), rare(3000, never);
   low[5] = 0;
   low[9] = -100;
+  rare[5] = std::log(0.001f);
+  rare[9] = std::log(0.999f);
   const tokens both{5, 9};
-  const token_row<float> long_target{row_kind::logits, flat}, long_draft{row_kind::logits, low};
-  for (int k = 0; k < 300; ++k) {
-    const auto d = rule(long_target, long_draft, both, random);
-    CHECK(d.next >= 0);
+  const token_row<float> long_target{row_kind::logits, rare}, long_draft{row_kind::logits, low};
+  auto middle = support::scripted_words::uniforms({0.5});  // accepted: 0.5 < 0.999
+  CHECK(rule(long_target, long_draft, both, middle).child == 1);
+  for (int k = 0; k < 20; ++k) {  // 0.9999: rejected, and then only token 5 is left, whatever the proposals
+    const std::uint64_t late = support::word_of(co53(random()));
+    support::scripted_words words({support::word_of(0.9999), support::word_of(0.5), late, support::word_half});
+    CHECK(rule(long_target, long_draft, both, words).next == 5);
   }
+  // a drafted token that the target excludes, at U = 0
+  const token_row<double> excludes{row_kind::probabilities, std::span(q)};
+  const std::vector<double> without_one{0.5, 0, 0.5};
+  auto zeros = support::scripted_words::uniforms({0.0, 0.9, 0.9, 0.1});
+  CHECK(rule(token_row<double>{row_kind::probabilities, without_one}, excludes, tokens{0, 1}, zeros).next != 1);
   // greedy target and draft: one-hot rows
   const std::vector<double> zero{0, 1, 0}, two{0, 0, 1};
   const token_row<double> at_one{row_kind::probabilities, zero}, at_two{row_kind::probabilities, two};
