@@ -1,5 +1,7 @@
 #pragma once
+#include <sluice/models/adam.hpp>
 #include <sluice/models/draws.hpp>
+#include <sluice/models/feed_forward_lm.hpp>
 #include <sluice/models/gaussian_mixture.hpp>
 #include <sluice/models/instrumentation.hpp>
 #include <sluice/models/ngram.hpp>
