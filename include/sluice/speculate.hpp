@@ -8,6 +8,7 @@
 #include <sluice/speculate/k_seq.hpp>
 #include <sluice/speculate/language_model.hpp>
 #include <sluice/speculate/logit_processors.hpp>
+#include <sluice/speculate/optimal_acceptance.hpp>
 #include <sluice/speculate/optimal_multidraft.hpp>
 #include <sluice/speculate/recursive_rejection.hpp>
 #include <sluice/speculate/token_law.hpp>
