@@ -9,6 +9,7 @@
 #include <sluice/models/suffix_model.hpp>
 #include <sluice/models/text_generator.hpp>
 #include <sluice/models/tokenizers.hpp>
+#include <sluice/models/transformer.hpp>
 #include <sluice/models/zipf_pair.hpp>
 
 /// Everything of models/: small exact models for tests, benchmarks and examples. Not part of sluice.hpp, and unstable:

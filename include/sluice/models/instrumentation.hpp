@@ -18,6 +18,13 @@ struct model_counts {
   friend bool operator==(const model_counts&, const model_counts&) = default;
 };
 
+/// What a language model was asked for.
+struct language_model_counts {
+  std::int64_t calls = 0;      ///< calls of score: what an expensive target would be charged for
+  std::int64_t rows = 0;       ///< nodes scored: what a batched call would compute
+  std::int64_t rows_read = 0;  ///< laws that were looked at, and therefore computed
+};
+
 /// Exactly c dense multiply-adds a call: products of a scratch matrix with a vector, rows x cols at a time, and a
 /// shorter last one. The checksum of the results is an integer below 2^53 that is known beforehand, so a run can prove
 /// that the work was done, and no compiler can leave it out. One object a thread; no allocation in run().

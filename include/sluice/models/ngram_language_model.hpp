@@ -1,6 +1,7 @@
 #pragma once
 #include <sluice/core/expects.hpp>
 #include <sluice/core/tensor.hpp>
+#include <sluice/models/instrumentation.hpp>
 #include <sluice/models/ngram.hpp>
 #include <sluice/speculate/language_model.hpp>
 
@@ -16,13 +17,6 @@
 
 /// Unstable: for tests, benchmarks and examples; no compatibility is promised.
 namespace sluice::models {
-
-/// What a language model was asked for.
-struct language_model_counts {
-  std::int64_t calls = 0;      ///< calls of score: what an expensive target would be charged for
-  std::int64_t rows = 0;       ///< nodes scored: what a batched call would compute
-  std::int64_t rows_read = 0;  ///< laws that were looked at, and therefore computed
-};
 
 /// Makes any model of contexts (ngram_model, suffix_model, or a user's) a `sluice::language_model` in S with rows of
 /// probabilities or log-probabilities. A row is computed when it is first read and kept until its node is forgotten;
