@@ -38,6 +38,7 @@ using lm = models::ngram_language_model<ngram_model>;
 struct world {
   std::vector<token_id> train, rest;
   ngram_model large, small;
+  double temperature = 1;  // of target and draft
   std::vector<token_id> prompt(std::size_t i) const {
     const std::size_t length = std::min<std::size_t>(64, rest.size()), room = rest.size() - length + 1;
     const std::size_t first = (i * 7919) % room;
@@ -202,15 +203,25 @@ struct lookup {
   static prompt_lookup make(const world&) { return {.longest = 12, .shortest = 2}; }
 };
 
-template <class Draft, class Rule, class Controller = fixed_draft_length>
-decoder_stats decode(const world& w, const Rule& rule, const tree_shape& shape, std::size_t requests, measured* full,
-                     const Controller& controller = {}) {
+/// log of the probability of x after the text, at the world's temperature.
+inline double log_likelihood(const world& w, token_id x, std::span<const token_id> text) {
+  if (w.temperature == 1) return std::log(w.large.probability(x, text));
+  std::vector<double> row(static_cast<std::size_t>(w.large.vocabulary_size()));
+  w.large.row(row, text);
+  double sum = 0;
+  for (double& p : row) sum += p = std::pow(p, 1 / w.temperature);
+  return std::log(row[static_cast<std::size_t>(x)] / sum);
+}
+
+template <class Draft, class Rule, class Processing, class Controller>
+decoder_stats decode_processed(const world& w, const Rule& rule, const tree_shape& shape, std::size_t requests,
+                               measured* full, const Processing& processors, const Controller& controller) {
   lm target(w.large);
   auto draft = Draft::make(w);
   decoder_stats sum;
   for (std::size_t i = 0; i < requests; ++i) {
     const std::vector<token_id> prompt = w.prompt(i);
-    decoder d(target, draft, rule, processing<unprocessed>{}, controller, prompt,
+    decoder d(target, draft, rule, processors, controller, prompt,
               {.shape = shape, .max_new_tokens = tokens_per_request}, stream{20240607}.derive(i));
     if (full == nullptr) {
       while (!d.finished()) d.step();
@@ -226,12 +237,24 @@ decoder_stats decode(const world& w, const Rule& rule, const tree_shape& shape, 
     double bits = 0;
     std::vector<token_id> text = prompt;
     for (const token_id x : r.tokens) {
-      bits += std::log(w.large.probability(x, text));
+      bits += log_likelihood(w, x, text);
       text.push_back(x);
     }
     full->likelihood.push_back(bits / static_cast<double>(r.tokens.size()));
   }
   return sum;
+}
+template <class Draft, class Rule, class Controller = fixed_draft_length>
+decoder_stats decode(const world& w, const Rule& rule, const tree_shape& shape, std::size_t requests, measured* full,
+                     const Controller& controller = {}) {
+  if (w.temperature == 1)
+    return decode_processed<Draft>(w, rule, shape, requests, full, processing<unprocessed>{}, controller);
+  if constexpr (std::same_as<Draft, lookup>)  // a source without a law: nothing to process
+    return decode_processed<Draft>(w, rule, shape, requests, full,
+                                   processing<temperature, unprocessed>{temperature{w.temperature}, {}}, controller);
+  else
+    return decode_processed<Draft>(w, rule, shape, requests, full, process_both(temperature{w.temperature}),
+                                   controller);
 }
 
 template <class Draft, class Rule>

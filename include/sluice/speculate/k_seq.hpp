@@ -31,7 +31,7 @@
 /// rho* it accepts at least 1 - (1 - 1/k)^k > 1 - 1/e of what the best rule for k independent drafts accepts.
 ///
 /// Rows of up to 64 values: rho* exactly (breakpoints sorted by p/q). Longer rows: beta is a concave function of 1/rho,
-/// linear between the breakpoints p/q, so its values at eight rho, found in one pass over both rows, enclose it
+/// linear between the breakpoints p/q, so its values at six rho, found in one pass over both rows, enclose it
 /// between the chord of an interval and the chords of the neighbours, extended; the roots of F along these lines are
 /// the interval of the next pass. Two or three passes reach the limit.
 ///
@@ -228,7 +228,7 @@ inline double k_seq_division_factor(std::span<const double> p, std::span<const d
 
 namespace detail {
 
-inline constexpr int k_seq_points = 8;  // values of rho that a pass evaluates
+inline constexpr int k_seq_points = 6;  // values of rho that a pass evaluates
 
 /// What is known about the division factor R of one pair of rows: lo <= R <= hi, and lo <= p_acc/beta at R <= hi too
 /// (p_acc/beta at rho grows with rho and is rho itself at rho*). Once known(), R = hi and `stages` is p_acc/beta.
@@ -322,6 +322,70 @@ inline index_t k_seq_exp_padded(float* out, const float* x, index_t n, float shi
   return padded;
 }
 
+/// As k_seq_min_sums on the exponentials exp(p[i] - p_shift) and exp(q[i] - q_shift) of n <= law_block logits. This is
+/// the portable twin; k_seq_exp_min_sums is the one to call.
+template <int N>
+void k_seq_exp_min_sums_portable(const float* p, const float* q, index_t n, float p_shift, float q_shift,
+                                 const float* c, double* sums, double& p_total, double& q_total) {
+  alignas(64) float a[law_block], b[law_block];
+  const index_t padded = k_seq_exp_padded(a, p, n, p_shift);
+  k_seq_exp_padded(b, q, n, q_shift);
+  k_seq_min_sums<N>(a, b, padded, c, sums, p_total, q_total);
+}
+
+#if defined(__AVX512F__)
+/// The exponentials by the table of exp_block_sum, kept in registers: two thirds of the time.
+template <int N>
+void k_seq_exp_min_sums(const float* p, const float* q, index_t n, float p_shift, float q_shift, const float* c,
+                        double* sums, double& p_total, double& q_total) {
+  const __m512i low = _mm512_load_si512(exp_tables::powers.bits);
+  const __m512i high = _mm512_load_si512(exp_tables::powers.bits + 16);
+  const auto exponential = [&](const __m512& v, const __m512& shift) {
+    const __m512 y = _mm512_min_ps(_mm512_set1_ps(88.0f), _mm512_sub_ps(v, shift));
+    const __mmask16 counts = _mm512_cmp_ps_mask(y, _mm512_set1_ps(-87.0f), _CMP_NLT_UQ);
+    const __m512 t = _mm512_fmadd_ps(y, _mm512_set1_ps(46.16624130844683f), _mm512_set1_ps(12582912.0f));
+    const __m512 k = _mm512_sub_ps(t, _mm512_set1_ps(12582912.0f));
+    const __m512 r = _mm512_fnmadd_ps(k, _mm512_set1_ps(0.021660849392498290f), y);
+    const __m512 e = _mm512_fmadd_ps(_mm512_fmadd_ps(r, _mm512_set1_ps(0.50000203f), _mm512_set1_ps(1.00001466f)), r,
+                                     _mm512_set1_ps(1.0f));
+    const __m512i bits = _mm512_castps_si512(t);
+    const __m512i power = _mm512_add_epi32(_mm512_slli_epi32(bits, 18), _mm512_permutex2var_epi32(low, bits, high));
+    return _mm512_maskz_mul_ps(counts, e, _mm512_castsi512_ps(power));
+  };
+  const __m512 ps = _mm512_set1_ps(p_shift), qs = _mm512_set1_ps(q_shift);
+  __m512 sum[N], p_sum = _mm512_setzero_ps(), q_sum = _mm512_setzero_ps();
+  for (int j = 0; j < N; ++j) sum[j] = _mm512_setzero_ps();
+  const auto add = [&](const __m512& a, const __m512& b) {
+    p_sum = _mm512_add_ps(p_sum, a);
+    q_sum = _mm512_add_ps(q_sum, b);
+    for (int j = 0; j < N; ++j)
+      sum[j] = _mm512_add_ps(sum[j], _mm512_min_ps(b, _mm512_mul_ps(a, _mm512_set1_ps(c[j]))));
+  };
+  index_t i = 0;
+  for (; i + 16 <= n; i += 16) add(exponential(_mm512_loadu_ps(p + i), ps), exponential(_mm512_loadu_ps(q + i), qs));
+  if (i < n) {
+    const auto mask = static_cast<__mmask16>((1 << (n - i)) - 1);
+    add(_mm512_maskz_mov_ps(mask, exponential(_mm512_maskz_loadu_ps(mask, p + i), ps)),
+        _mm512_maskz_mov_ps(mask, exponential(_mm512_maskz_loadu_ps(mask, q + i), qs)));
+  }
+  const auto lanes = [](const __m512& x) {
+    const __m512d wide =
+        _mm512_add_pd(_mm512_cvtps_pd(_mm512_castps512_ps256(x)),
+                      _mm512_cvtps_pd(_mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x), 1))));
+    return _mm512_reduce_add_pd(wide);
+  };
+  for (int j = 0; j < N; ++j) sums[j] += lanes(sum[j]);
+  p_total += lanes(p_sum);
+  q_total += lanes(q_sum);
+}
+#else
+template <int N>
+void k_seq_exp_min_sums(const float* p, const float* q, index_t n, float p_shift, float q_shift, const float* c,
+                        double* sums, double& p_total, double& q_total) {
+  k_seq_exp_min_sums_portable<N>(p, q, n, p_shift, q_shift, c, sums, p_total, q_total);
+}
+#endif
+
 /// A draw from (p - min(q, p/rho) stages)_+ on p's n stored values, in one pass: fill(p, q, first, count) writes
 /// probabilities. -1 if nothing is left.
 template <class Fill, word_source R>
@@ -382,14 +446,16 @@ class k_seq_bounded_rows {
     const bool first_pass = !exact_, totals_only = first_pass && r.given;
     const int n = totals_only ? 1 : exact_ ? r.points(rho) : around.points(rho);
     if (totals_only) rho[0] = r.hi;
-    alignas(64) float c[k_seq_points] = {}, p[law_block], q[law_block];
+    float c[k_seq_points] = {};
     for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) c[i] = static_cast<float>(guess / rho[i]);
     double p_total = 0, q_total = 0;
     for (index_t first = 0; first < size(); first += law_block) {
       const index_t count = std::min(law_block, size() - first);
-      const index_t padded = k_seq_exp_padded(p, target_.values.data() + first, count, p_.shift());
-      k_seq_exp_padded(q, draft_.values.data() + first, count, q_.shift());
-      k_seq_min_sums(n, p, q, padded, c, value.data(), p_total, q_total);
+      const float *p = target_.values.data() + first, *q = draft_.values.data() + first;
+      if (n == 1)
+        k_seq_exp_min_sums<1>(p, q, count, p_.shift(), q_.shift(), c, value.data(), p_total, q_total);
+      else
+        k_seq_exp_min_sums<k_seq_points>(p, q, count, p_.shift(), q_.shift(), c, value.data(), p_total, q_total);
     }
     if (first_pass) {
       exact_ = true;
