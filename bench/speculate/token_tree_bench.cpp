@@ -1,9 +1,11 @@
 // Trees at equal node budgets: tokens a target call when a round may draft 8, 16, 32 or 64 nodes, of chains, of
 // independent paths and of trees, each with the rules that are exact for its draws; and the controller that chooses the
 // shape, with costs that are assumed, since rows of n-gram models cost the same per position.
+#include <sluice/speculate/draft_length.hpp>
 #include <sluice/speculate/draft_shape.hpp>
 #include <sluice/speculate/k_seq.hpp>
 #include <sluice/speculate/optimal_multidraft.hpp>
+#include <sluice/speculate/token_tree.hpp>
 
 #include "decoding_world.hpp"
 
