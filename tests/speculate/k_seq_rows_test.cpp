@@ -290,3 +290,27 @@ TEST_CASE("k-SEQ allocates nothing and does not read a draft without draws", "[k
   const auto poison = support::poisoned<float>(6000);
   CHECK_FALSE(k_seq{}.decide(rows.target(), token_row<float>{row_kind::logits, poison}, {}, random).fault);
 }
+
+TEST_CASE("minima of exponentials: the wide branch is its portable twin", "[k_seq]") {
+  const auto p = random_logits(512, 61, 3.0), q = random_logits(512, 62, 3.0);
+  const float c[detail::k_seq_points] = {0.01F, 0.5F, 1.0F, 2.0F, 7.0F, 300.0F};
+  for (const index_t n : {1, 15, 16, 17, 100, 511, 512}) {
+    double wide[detail::k_seq_points + 2] = {}, twin[detail::k_seq_points + 2] = {};
+    const auto run = [&](auto&& f, double* out) {
+      f(p.data(), q.data(), n, 2.0F, -1.0F, c, out, out[detail::k_seq_points], out[detail::k_seq_points + 1]);
+    };
+    run(detail::k_seq_exp_min_sums<detail::k_seq_points>, wide);
+    run(detail::k_seq_exp_min_sums_portable<detail::k_seq_points>, twin);
+    for (std::size_t j = 0; j < std::size(wide); ++j) {
+      double exact = 0;
+      for (std::size_t i = 0; i < static_cast<std::size_t>(n); ++i) {
+        const double a = std::exp(static_cast<double>(p[i]) - 2), b = std::exp(static_cast<double>(q[i]) + 1);
+        exact += j < detail::k_seq_points    ? std::min(b, static_cast<double>(c[j]) * a)
+                 : j == detail::k_seq_points ? a
+                                             : b;
+      }
+      CHECK(wide[j] == Approx(exact).epsilon(1e-6));
+      CHECK(twin[j] == Approx(exact).epsilon(1e-6));
+    }
+  }
+}
