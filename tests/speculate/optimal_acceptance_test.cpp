@@ -131,6 +131,17 @@ TEST_CASE("every prefix has the Q that enumeration gives", "[speculate][enumerat
         prefix |= std::size_t{1} << order[k];
         cumulated += p[static_cast<std::size_t>(order[k])];
       }
+      // The quotients of Q do not fall along the prefixes: the bounds that pass over blocks rest on it.
+      for (std::size_t k = 2, h = std::size_t{1} << order[0]; k < without.size(); ++k) {
+        const std::size_t next = h | std::size_t{1} << order[k - 1];
+        const std::size_t before = h & ~(std::size_t{1} << order[k - 2]);
+        for (const auto& exact : {exact_with, exact_without}) {
+          const long double last = (exact[h] - exact[before]) / ours.draft()[k - 2];
+          CHECK(static_cast<double>(last) <=
+                static_cast<double>((exact[next] - exact[h]) / ours.draft()[k - 1]) + 1e-11);
+        }
+        h = next;
+      }
       const auto at = [](const dense& x, index_t k) { return x.at(static_cast<std::size_t>(k)); };
       const auto a = ours.best<independent_draws>(n);
       CHECK(std::abs(at(value_with, a.prefix) - a.acceptance) < 1e-14);
