@@ -1,5 +1,6 @@
 #pragma once
 #include <sluice/models/adam.hpp>
+#include <sluice/models/bigram_table.hpp>
 #include <sluice/models/draws.hpp>
 #include <sluice/models/feed_forward_lm.hpp>
 #include <sluice/models/gaussian_mixture.hpp>
