@@ -1,10 +1,12 @@
-// docs_extract ROOT PAGE OUTPUT: writes one C++ file with all C++ blocks of a Markdown page.
+// docs_extract ROOT PAGE OUTPUT [LIBRARY]: writes one C++ file with all C++ blocks of a Markdown page.
 //
 // #include and #define lines go to the top of the file. What is left of a block is cut into pieces at brace depth 0;
 // declarations (types, templates, functions, namespaces, aliases) go to a namespace of the block, in which the blocks
 // before are visible, and statements to a function of the page, each block in a scope inside that of the block before:
 // so a block may use what earlier ones declared, and may declare it anew. `int main` becomes an ordinary function,
-// which is called. Blocks marked `fragment` are compiled in the same way but not run.
+// which is called. Blocks marked `fragment` are compiled in the same way but not run. Blocks marked `torch` need
+// LibTorch: they and the comments <!-- snippet torch: ... --> are left out, and with LIBRARY torch they alone are
+// taken.
 #include <cctype>
 #include <cstdio>
 #include <fstream>
@@ -20,9 +22,10 @@ struct block {
   std::string code, given;  // given: from a comment <!-- snippet: ... --> before it
   int line = 0;             // of the first line of code
   bool fragment = false;
+  std::string library{};  // that the block needs beside sluice
 };
 
-std::vector<block> blocks_of(std::istream& in, const std::string& page) {
+std::vector<block> blocks_of(std::istream& in, const std::string& page, const std::string& library) {
   std::vector<block> blocks;
   std::string given;
   block current;
@@ -32,10 +35,11 @@ std::vector<block> blocks_of(std::istream& in, const std::string& page) {
     ++number;
     const bool fence = line.starts_with("```");
     if (inside) {
-      if (fence)
-        blocks.push_back(current), inside = false, given.clear();
-      else
+      inside = !fence;
+      if (!fence)
         current.code += line + '\n';
+      else if (current.library == library)
+        blocks.push_back(current), given.clear();
     } else if (other) {
       other = !fence;
     } else if (fence) {
@@ -43,19 +47,20 @@ std::vector<block> blocks_of(std::istream& in, const std::string& page) {
       std::string language, mark;
       words >> language >> mark;
       if (language == "cpp" || language == "c++" || language == "C++") {
-        if (!mark.empty() && mark != "fragment")
-          std::fprintf(stderr, "%s:%d: unknown mark '%s' of a block; only 'fragment' is known\n", page.c_str(), number,
-                       mark.c_str()),
+        if (!mark.empty() && mark != "fragment" && mark != "torch")
+          std::fprintf(stderr, "%s:%d: unknown mark '%s' of a block; only 'fragment' and 'torch' are known\n",
+                       page.c_str(), number, mark.c_str()),
               std::exit(1);
-        current = {"", given, number + 1, mark == "fragment"};
+        current = {"", given, number + 1, mark == "fragment", mark == "torch" ? mark : std::string()};
         inside = true;
       } else {
         other = true;
       }
-    } else if (const auto at = line.find("<!-- snippet:"); at != std::string::npos) {
-      std::string text = line.substr(at + 13);
+    } else if (std::smatch m; std::regex_search(line, m, std::regex("<!-- snippet ?(torch)?:"))) {
+      const bool taken = m[1] == library;
+      std::string text = m.suffix();
       while (text.find("-->") == std::string::npos && std::getline(in, line)) text += '\n' + line, ++number;
-      given += text.substr(0, text.find("-->")) + '\n';
+      if (taken) given += text.substr(0, text.find("-->")) + '\n';
     }
   }
   return blocks;
@@ -171,18 +176,18 @@ pieces split(const block& b, const std::string& page) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 4) return std::fprintf(stderr, "usage: %s ROOT PAGE OUTPUT\n", argv[0]), 2;
+  if (argc != 4 && argc != 5) return std::fprintf(stderr, "usage: %s ROOT PAGE OUTPUT [LIBRARY]\n", argv[0]), 2;
   const std::string page = argv[2];
   std::ifstream in(std::string(argv[1]) + '/' + page);
   if (!in) return std::fprintf(stderr, "%s cannot be read\n", page.c_str()), 1;
-  const auto blocks = blocks_of(in, page);
+  const auto blocks = blocks_of(in, page, argc == 5 ? argv[4] : "");
   std::string name;
   for (const char c : page) name += std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_';
 
   std::string top, everywhere, declarations, body, closing, ends;
   int number = 0;
   for (const block& b : blocks) {
-    const pieces p = split(b, page), given = split({b.given, "", b.line, true}, page);
+    const pieces p = split(b, page), given = split({b.given, "", b.line, true, {}}, page);
     top += p.preprocessor;
     ++number;
     // What specialises a template of sluice stands in the global namespace, as in the reader's program.

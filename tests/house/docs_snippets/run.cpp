@@ -3,7 +3,7 @@
 #include <exception>
 #include <vector>
 
-#include "prelude.hpp"
+#include "page.hpp"
 
 namespace {
 struct entry {

@@ -1,0 +1,2 @@
+#pragma once
+#include <support/llama_stub.hpp>  // what the snippets find under the real name
