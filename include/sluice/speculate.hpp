@@ -15,5 +15,6 @@
 #include <sluice/speculate/token_rejection.hpp>
 #include <sluice/speculate/token_tree.hpp>
 #include <sluice/speculate/verification.hpp>
+#include <sluice/speculate/weighted_selection.hpp>
 
 /// Everything of speculate/: language models, drafting, verification rules, the decoder.

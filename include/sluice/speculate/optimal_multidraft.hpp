@@ -3,6 +3,7 @@
 #include <sluice/random/decisions.hpp>
 #include <sluice/speculate/bounded_law.hpp>
 #include <sluice/speculate/drafting.hpp>
+#include <sluice/speculate/optimal_acceptance.hpp>
 #include <sluice/speculate/token_law.hpp>
 #include <sluice/speculate/token_rejection.hpp>
 #include <sluice/speculate/verification.hpp>
@@ -26,10 +27,6 @@
 /// Source: Hu et al., "Towards Optimal Multi-draft Speculative Decoding" (arXiv:2502.18779), section 5. Differs: T may
 /// be given; tokens that q excludes are never in T, so fewer than n tokens are drafted where the support is exhausted.
 namespace sluice {
-
-/// n - 1 most probable tokens of q, falling, lower id first on ties; then one draw from the rest of q. Fewer if fewer
-/// tokens have positive probability; then all of them, without a draw.
-struct hybrid_draws {};
 
 /// out = q', the law of the drawn token: q off the fixed tokens, renormalised; all 0 if nothing is left. Returns
 /// 1 - q(fixed), summed over the others. Dense laws; out may be q. Throws invalid_argument if the lengths differ, a

@@ -18,6 +18,9 @@ namespace sluice {
 struct independent_draws {};          ///< i.i.d. from q; duplicates are kept, each is a stage of its own
 struct draws_without_replacement {};  ///< successive draws from q without replacement, in the order drawn
 struct top_draws {};                  ///< the k most probable tokens of q, no randomness
+/// The n - 1 most probable tokens of q, falling, lower id first on ties; then one draw from the rest of q, last. Fewer
+/// if fewer tokens have positive probability; then all of them, without a draw.
+struct hybrid_draws {};
 
 /// The first defect of a row that a rule visited: which argument ("target" or "draft"), which row, which element (-1:
 /// the row as a whole, then value is its sum), and the offending value.
