@@ -4,6 +4,7 @@
 #include <sluice/speculate/decoder.hpp>
 #include <sluice/speculate/draft_length.hpp>
 #include <sluice/speculate/draft_shape.hpp>
+#include <sluice/speculate/drafted.hpp>
 #include <sluice/speculate/drafting.hpp>
 #include <sluice/speculate/k_seq.hpp>
 #include <sluice/speculate/language_model.hpp>
