@@ -38,7 +38,7 @@
 /// double. Along the prefixes the marginal quotients of Q (increase over q of the added token) do not fall, so between
 /// two prefixes Q lies below its chord in q(H), and P above the lines with the outer ratios: Q is computed at the ends
 /// of blocks of 128 tokens, and inside a block only if these bounds leave room for a better value (one block or two).
-/// In the integral, tokens of a block with q t below 0.012 at all nodes that still matter enter together, by their
+/// In the integral, tokens of a block with q t below 0.1 at all nodes that still matter enter together, by their
 /// power sums (below, race_integral).
 ///
 /// Source: Hu et al., "Towards Optimal Multi-draft Speculative Decoding" (arXiv:2502.18779). Differs: the integral and
@@ -92,8 +92,9 @@ inline void sort_keys(std::vector<std::uint64_t>& keys, std::vector<std::uint64_
 /// c_j(t) = Pr(exactly j have rung), j < n. A token with a = e^{-q t}: c_j <- c_j a + c_{j-1} (1 - a). Tokens with
 /// small x = q t together: their generating function is exp(-sum x) prod_i (1 + (e^{x_i} - 1) z), whose logarithm has
 /// the coefficients (-1)^{j+1} s_j / j, s_j = sum_i (e^{x_i} - 1)^j = sum_{r >= j} j! S(r, j) / r! sum_i x_i^r
-/// (Stirling numbers of the second kind); power sums up to r = 8 leave less than x^8 of sum x. S falls in t and with H,
-/// so nodes at the far end that have reached 0 are dropped.
+/// (Stirling numbers of the second kind), with power sums up to r = 8. What is left out is about S(t) x^8 sum x, and
+/// small means x <= 0.1 at the last node with S > 1e-19: where S is not negligible, x is several times smaller and the
+/// error below 1e-15. S falls in t and with H, so nodes at the far end that have reached 0 are dropped.
 class race_integral {
  public:
   static constexpr index_t lanes = 8;
@@ -130,18 +131,29 @@ class race_integral {
   void add(std::span<const double> q) {
     if (alive_ == 0) return;
     const double far = t_[static_cast<std::size_t>(alive_ - 1)];
-    std::array<double, orders + 1> moment{};
+    std::array<packet, orders + 1> sums;
+    sums.fill(packet::Zero());
     large_.clear();
-    const bool together = n_ <= most_together;
-    for (const double mass : q) {
-      const double x = std::max(mass, least_mass) * far;
-      if (!together || x > small) {
-        large_.push_back(-std::max(mass, least_mass));
-        continue;
-      }
-      double power = 1;
-      for (std::size_t r = 1; r <= orders; ++r) moment[r] += power *= x;
+    const double limit = n_ <= most_together ? small : -1;
+    const auto size = static_cast<index_t>(q.size());
+    for (index_t i = 0; i < size; i += lanes) {
+      packet x = packet::Zero();
+      const index_t count = std::min(lanes, size - i);
+      if (count == lanes)
+        x = (const_packet_map(q.data() + i)).max(least_mass) * far;
+      else
+        for (index_t j = 0; j < count; ++j) x[j] = std::max(q[static_cast<std::size_t>(i + j)], least_mass) * far;
+      if (x.maxCoeff() > limit)
+        for (index_t j = 0; j < count; ++j)
+          if (x[j] > limit) {
+            large_.push_back(-x[j]);
+            x[j] = 0;
+          }
+      packet power = x;
+      for (std::size_t r = 1; r <= orders; ++r, power *= x) sums[r] += power;
     }
+    std::array<double, orders + 1> moment{};
+    for (std::size_t r = 1; r <= orders; ++r) moment[r] = sums[r].sum();
     switch (n_) {
       case 3:
         return add_all<3>(moment, 1 / far);
@@ -183,7 +195,7 @@ class race_integral {
  private:
   static constexpr std::size_t orders = 8;
   static constexpr index_t most_together = 32;
-  static constexpr double small = 0.012, least_mass = 1e-290;
+  static constexpr double small = 0.1, least_mass = 1e-290;
   using packet_map = Eigen::Map<packet>;
   using const_packet_map = Eigen::Map<const packet>;
 
@@ -221,9 +233,8 @@ class race_integral {
         else
           return packet_map(stored + j * lanes);
       };
-      const packet t = times(v);
+      const packet x = times(v) * scale;  // in units of the last node
       if (moment[1] > 0) {
-        const packet x = t * scale;
         packet s[orders + 1];  // (-1)^{j+1} s_j
         for (index_t j = 1; j <= terms; ++j) {
           const auto& k = expansion[static_cast<std::size_t>(j)];
@@ -247,7 +258,7 @@ class race_integral {
         }
       }
       for (const double rate : large_) {
-        const packet a = (rate * t).exp(), b = 1 - a;
+        const packet a = (rate * x).exp(), b = 1 - a;
         for (index_t j = n - 1; j > 0; --j) c(j) = c(j) * a + c(j - 1) * b;
         c(0) *= a;
       }
