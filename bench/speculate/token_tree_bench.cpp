@@ -55,20 +55,43 @@ struct bench::speculation::exact_acceptance<hybrid_rule> {
 
 namespace {
 
-/// The best of the controller's candidates within a budget, for the acceptances that a short run measures, if nodes
-/// cost nothing.
-template <class Rule, shape_family Family, index_t Budget>
-tree_shape learned(const world& w) {
+/// Drafts full trees of 1, 2, ... children a node in turn and counts which draw is accepted.
+struct survey {
+  static constexpr index_t width = 8;
+  std::vector<tree_shape> all;
+  std::vector<double> tests = std::vector<double>(width + 1), accepted = std::vector<double>((width + 1) * width);
+  std::size_t now = 0;
+  survey() {
+    for (index_t n = 1; n <= width; ++n) all.push_back(full_tree(n, 2));
+  }
+  const tree_shape& shape() const { return all[now]; }
+  std::span<const tree_shape> shapes() const { return all; }
+  void update(const round_outcome& o) {
+    now = (now + 1) % all.size();
+    for (const node_test& t : o.tests) {
+      tests[static_cast<std::size_t>(t.draws)] += 1;
+      if (t.rank >= 0) accepted[static_cast<std::size_t>(t.draws * width + t.rank)] += 1;
+    }
+  }
+  double acceptance(index_t n, index_t k) const {
+    return accepted[static_cast<std::size_t>(n * width + k)] / std::max(1.0, tests[static_cast<std::size_t>(n)]);
+  }
+  std::vector<double> state() const { return {}; }
+  void restore(std::span<const double>) {}
+};
+
+/// The best tree within a budget for the acceptances by number of draws and rank that a survey measures.
+template <class Rule, index_t Budget>
+tree_shape surveyed(const world& w) {
   lm target(w.large), draft(w.small);
-  adaptive_draft_shape c({.family = Family, .gamma_max = 16, .width = 8, .budget = Budget, .decay = 1});
-  for (std::size_t i = 0; i < 12; ++i) {
-    decoder d(target, draft, Rule{}, processing<unprocessed>{}, c, w.prompt(1000 + i),
+  survey s;
+  for (std::size_t i = 0; i < 40; ++i) {
+    decoder d(target, draft, Rule{}, processing<unprocessed>{}, s, w.prompt(1000 + i),
               {.max_new_tokens = tokens_per_request}, stream{99}.derive(i));
     while (!d.finished()) d.step();
-    c = d.controller();
+    s = d.controller();
   }
-  const auto best = best_draft_shape(c.shapes(), [&](index_t n, index_t k) { return c.acceptance(n, k); }, {});
-  return best.index < 0 ? tree_shape{} : c.shapes()[static_cast<std::size_t>(best.index)];
+  return best_tree([&](index_t n, index_t k) { return s.acceptance(n, k); }, survey::width, Budget, 16).shape;
 }
 
 template <index_t K, index_t L>
@@ -101,7 +124,7 @@ void add_budget(const std::string& pair, const world& (*text)()) {
   add_row<Budget>(pair, text, "planned tree without replacement, recursive rejection", without_replacement{},
                   planned<Budget>);
   add_row<Budget>(pair, text, "two children a node, hybrid", hybrid_rule{}, full<2, FullDepth>);
-  add_row<Budget>(pair, text, "learned tree, hybrid", hybrid_rule{}, learned<hybrid_rule, shape_family::trees, Budget>);
+  add_row<Budget>(pair, text, "planned tree, hybrid", hybrid_rule{}, surveyed<hybrid_rule, Budget>);
 }
 
 /// What rounds cost in the rows of the controller: every drafted node a twentieth of a target call on one position.

@@ -83,6 +83,58 @@ TEST_CASE("token_tree: the budgeted tree is the best of all shapes", "[token_tre
       }
 }
 
+namespace {
+
+using by_number = std::vector<std::vector<double>>;  // [n - 1][k]
+
+double best_by_search(const by_number& a, index_t budget, index_t depth) {
+  double best = 1;
+  if (depth == 0) return best;
+  for (std::size_t n = 1; n <= a.size(); ++n) {
+    const std::function<void(std::size_t, index_t, double)> place = [&](std::size_t k, index_t left, double value) {
+      if (k == n) return static_cast<void>(best = std::max(best, value));
+      for (index_t c = 1; c <= left; ++c)
+        place(k + 1, left - c, value + a[n - 1][k] * best_by_search(a, c - 1, depth - 1));
+    };
+    place(0, budget, 1);
+  }
+  return best;
+}
+double value_of(const tree_shape& t, const by_number& a, index_t node = 0) {
+  double value = 1;
+  for (index_t k = 0, n = t.n_children(node); k < n; ++k)
+    value += a[static_cast<std::size_t>(n - 1)][static_cast<std::size_t>(k)] * value_of(t, a, t.first_child(node) + k);
+  return value;
+}
+
+}  // namespace
+
+TEST_CASE("token_tree: the budgeted tree for acceptances by number of draws", "[token_tree]") {
+  const std::vector<by_number> all{{{0.7}, {0.55, 0.3}, {0.55, 0.18, 0.2}},
+                                   {{0.3}, {0.2, 0.6}},
+                                   {{0.1}, {0.1, 0.1}, {0.5, 0.0, 0.4}},
+                                   {{0.9}},
+                                   {{0.5}, {0.0, 0.5}, {0.3, 0.2, 0.0}}};
+  for (const by_number& a : all)
+    for (index_t budget = 0; budget <= 7; ++budget)
+      for (index_t depth = 0; depth <= 4; ++depth) {
+        const tree_plan plan = best_tree(
+            [&](index_t n, index_t k) { return a[static_cast<std::size_t>(n - 1)][static_cast<std::size_t>(k)]; },
+            std::ssize(a), budget, depth);
+        INFO("budget " << budget << ", depth " << depth << ", draws " << a.size());
+        CHECK(plan.expected_tokens == Approx(best_by_search(a, budget, depth)).epsilon(1e-12));
+        CHECK(value_of(plan.shape, a) == Approx(plan.expected_tokens).epsilon(1e-12));
+        CHECK(plan.shape.n_drafted() <= budget);
+        CHECK(plan.shape.depth() <= depth);
+      }
+  // if the number of draws does not matter it is the other programme
+  const std::vector<double> rank{0.55, 0.2, 0.1, 0.05};
+  const auto by_rank = [&](index_t, index_t k) { return rank[static_cast<std::size_t>(k)]; };
+  for (index_t budget = 0; budget <= 40; ++budget)
+    CHECK(best_tree(by_rank, 4, budget, 8).expected_tokens ==
+          Approx(best_tree(rank, budget, 8).expected_tokens).epsilon(1e-12));
+}
+
 TEST_CASE("token_tree: one rank is a chain, worthless ranks are not drafted", "[token_tree]") {
   CHECK(best_tree(std::vector<double>{0.8}, 6, 10).shape == chain_shape(6));
   CHECK(best_tree(std::vector<double>{0.8}, 6, 3).shape == chain_shape(3));
@@ -253,6 +305,12 @@ TEST_CASE("token_tree: bad input", "[token_tree]") {
   SLUICE_CHECK_THROWS(best_tree(negative, 2, 2), "best_tree", "acceptance", 1);
   SLUICE_CHECK_THROWS(best_tree(nan, 2, 2), "best_tree", "acceptance", 0);
   SLUICE_CHECK_THROWS(best_tree(many, 2, 2), "best_tree", "acceptance.sum", -1);
+  const auto good = [](index_t, index_t) { return 0.2; };
+  const auto bad = [](index_t n, index_t k) { return n == 2 && k == 1 ? 1.5 : 0.2; };
+  SLUICE_CHECK_THROWS(best_tree(good, 0, 2, 2), "best_tree", "width", -1);
+  SLUICE_CHECK_THROWS(best_tree(good, 2, -1, 2), "best_tree", "budget", -1);
+  SLUICE_CHECK_THROWS(best_tree(good, 2, 2, -1), "best_tree", "depth", -1);
+  SLUICE_CHECK_THROWS(best_tree(bad, 2, 2, 2), "best_tree", "acceptance", 1);
   drafted_tree t;
   const std::vector<token_id> one{1};
   t.add_children(0, one);

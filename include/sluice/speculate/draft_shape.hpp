@@ -152,20 +152,20 @@ struct adaptive_draft_shape_options {
 /// drafting never pays loses the cost of O(log) trials and then of one in longest_pause rounds.
 ///
 /// The candidates are made by the constructor: the root alone; chains; for independent_paths all numbers of paths and
-/// depths within the budget; for trees all full trees and Sequoia's trees (best_tree) for a ladder of budgets and
-/// profiles of acceptance. update is O(candidates' nodes) in drafting rounds and allocates nothing; copying a
-/// controller is cheaper than making one. A decoder copies it: to keep what was learned, give the next decoder a copy
-/// of d.controller(). Ours.
+/// depths within the budget; for trees all full trees and the best trees (best_tree) for a ladder of budgets and
+/// twelve profiles of acceptance, O(gamma_max budget^2 width^2) a profile. update is O(candidates' nodes) in drafting
+/// rounds and allocates nothing; copying a controller is cheaper than making one. A decoder copies it: to keep what was
+/// learned, give the next decoder a copy of d.controller(). Ours.
 class adaptive_draft_shape {
  public:
-  /// Throws invalid_argument if gamma_max < 0, width < 1, budget < 0 or above 4096, decay is not in (0, 1], a prior is
+  /// Throws invalid_argument if gamma_max < 0, width < 1, budget < 0 or above 1024, decay is not in (0, 1], a prior is
   /// not in [0, 1] or its weight not positive, least_speedup is not positive or not finite, first_pause < 1,
   /// longest_pause < first_pause, or a cost is out of range.
   explicit adaptive_draft_shape(const adaptive_draft_shape_options& options = {}) : options_(options) {
     constexpr const char* name = "adaptive_draft_shape";
     expects(options.gamma_max >= 0, name, "gamma_max", options.gamma_max);
     expects(options.width >= 1, name, "width", options.width);
-    expects(options.budget >= 0 && options.budget <= 4096, name, "budget", options.budget);
+    expects(options.budget >= 0 && options.budget <= 1024, name, "budget", options.budget);
     expects(options.decay > 0 && options.decay <= 1, name, "decay", options.decay);
     expects(options.prior_acceptance >= 0 && options.prior_acceptance <= 1, name, "prior_acceptance",
             options.prior_acceptance);
@@ -328,19 +328,32 @@ class adaptive_draft_shape {
           add_candidate(full_tree(k, d), 0);
         }
       }
-      // profiles of acceptance: how often the first draw is accepted, and how fast later ones fall
-      std::vector<double> profile(at(o.width));
-      for (index_t budget = 2; budget <= o.budget; budget = std::max(budget + 1, budget * 4 / 3))
-        for (const double first : {0.35, 0.55, 0.75, 0.9})
-          for (const double ratio : {0.35, 0.7}) {
+      // profiles of acceptance: of draws tested one after the other, and of hybrid drafts (the last draw is the random
+      // one); how often the first is accepted, how fast later ones fall, what the last accepts of the rest
+      const index_t width = std::min(o.width, std::max<index_t>(o.budget, 1));
+      detail::tree_planner planner(width, o.budget, o.gamma_max);
+      const auto add_plans = [&](const auto& profile) {
+        planner.plan(profile);
+        for (index_t budget = 2; budget <= o.budget; budget = std::max(budget + 1, budget * 4 / 3))
+          add_candidate(planner.plan_for(budget).shape, 0);
+      };
+      for (const double first : {0.35, 0.55, 0.75, 0.9})
+        for (const double ratio : {0.35, 0.7})
+          add_plans([&](index_t, index_t k) {
             double left = 1, rate = first;
-            for (double& a : profile) {
-              a = left * rate;
-              left *= 1 - rate;
-              rate *= ratio;
-            }
-            add_candidate(best_tree(profile, budget, o.gamma_max).shape, 0);
-          }
+            for (index_t j = 0; j < k; ++j) left *= 1 - rate, rate *= ratio;
+            return left * rate;
+          });
+      struct hybrid_profile {
+        double first, ratio, last;
+      };
+      for (const hybrid_profile h :
+           {hybrid_profile{0.4, 0.35, 0.45}, {0.55, 0.3, 0.4}, {0.55, 0.35, 0.7}, {0.75, 0.3, 0.7}})
+        add_plans([&](index_t n, index_t k) {
+          double left = 1, top = h.first;
+          for (index_t j = 0; j < k; ++j) left -= top, top *= h.ratio;
+          return n == 1 ? top + 0.4 * h.last * (1 - top) : k + 1 < n ? top : left * h.last;
+        });
     }
     for (const tree_shape& s : o.shapes) add_candidate(s, 0);
   }

@@ -8,7 +8,9 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -174,6 +176,101 @@ inline tree_plan best_tree(std::span<const double> acceptance, index_t budget, i
     n_children.push_back(count);
   }
   return {tree_shape(std::move(n_children)), best.back()};
+}
+
+namespace detail {
+/// The dynamic programme of best_tree for acceptances that depend on the number of draws; plans once for every budget
+/// up to the one given.
+class tree_planner {
+ public:
+  tree_planner(index_t width, index_t budget, index_t depth)
+      : width_(static_cast<std::size_t>(width)),
+        nodes_(static_cast<std::size_t>(budget) + 1),
+        levels_(static_cast<std::size_t>(std::min(depth, budget))),
+        best_((levels_ + 1) * nodes_, 1.0),
+        rest_((width_ + 1) * nodes_),
+        count_(levels_ * nodes_),
+        share_(levels_ * width_ * (width_ + 1) / 2 * nodes_) {}
+
+  template <class Acceptance>
+  void plan(const Acceptance& acceptance) {
+    constexpr double none = -std::numeric_limits<double>::infinity();
+    for (std::size_t d = 0; d < levels_; ++d) {
+      const std::span<const double> below = std::span(best_).subspan(d * nodes_, nodes_);
+      const std::span<double> best = std::span(best_).subspan((d + 1) * nodes_, nodes_);
+      std::fill(best.begin(), best.end(), 1.0);
+      std::fill_n(count_.begin() + static_cast<std::ptrdiff_t>(d * nodes_), nodes_, 0);
+      for (std::size_t n = 1; n <= width_; ++n) {
+        std::fill_n(rest_.begin() + static_cast<std::ptrdiff_t>(n * nodes_), nodes_, 0.0);
+        for (std::size_t k = n; k-- > 0;) {
+          const double a = acceptance(static_cast<index_t>(n), static_cast<index_t>(k));
+          for (std::size_t m = 0; m < nodes_; ++m) {
+            double value = none;
+            std::int32_t taken = 0;
+            for (std::size_t c = 1; c + (n - k - 1) <= m; ++c) {
+              const double v = a * below[c - 1] + rest_[(k + 1) * nodes_ + m - c];
+              if (v > value) value = v, taken = static_cast<std::int32_t>(c);
+            }
+            rest_[k * nodes_ + m] = value;
+            share_[share(d, n, k) + m] = taken;
+          }
+        }
+        for (std::size_t m = n; m < nodes_; ++m)
+          if (1 + rest_[m] > best[m]) best[m] = 1 + rest_[m], count_[d * nodes_ + m] = static_cast<std::int32_t>(n);
+      }
+    }
+  }
+
+  /// Of the last plan, for a budget up to the one given.
+  tree_plan plan_for(index_t budget) const {
+    struct subtree {
+      std::size_t levels, nodes;
+    };
+    std::vector<subtree> queue{{levels_, static_cast<std::size_t>(budget)}};  // breadth first: grows while it is read
+    std::vector<index_t> n_children;
+    for (std::size_t i = 0; i < queue.size(); ++i) {
+      auto [level, nodes] = queue[i];
+      const std::size_t n = level == 0 ? 0 : static_cast<std::size_t>(count_[(level - 1) * nodes_ + nodes]);
+      for (std::size_t k = 0; k < n; ++k) {
+        const auto c = static_cast<std::size_t>(share_[share(level - 1, n, k) + nodes]);
+        queue.push_back({level - 1, c - 1});
+        nodes -= c;
+      }
+      n_children.push_back(static_cast<index_t>(n));
+    }
+    return {tree_shape(std::move(n_children)), best_[levels_ * nodes_ + static_cast<std::size_t>(budget)]};
+  }
+
+ private:
+  std::size_t share(std::size_t d, std::size_t n, std::size_t k) const {
+    return (d * (width_ * (width_ + 1) / 2) + n * (n - 1) / 2 + k) * nodes_;
+  }
+  std::size_t width_, nodes_, levels_;
+  std::vector<double> best_, rest_;          // [depth][nodes below]; the children of rank k and later sharing m nodes
+  std::vector<std::int32_t> count_, share_;  // children; nodes that the child of rank k takes, itself included
+};
+}  // namespace detail
+
+/// As best_tree above, for rules whose acceptance depends on the number of draws (hybrid, k-SEQ): at a node with n
+/// draws draw k is the accepted one with probability acceptance(n, k), 0 <= k < n <= width:
+///     F_d(b) = max(1, max_n 1 + sum_{k<n} acceptance(n, k) F_{d-1}(b_k)),    sum_k (b_k + 1) <= b.
+/// O(depth budget^2 width^2) time, O(depth budget width^2) memory. Equal draws are not considered. Throws
+/// invalid_argument if width < 1, budget < 0 or depth < 0, or an acceptance is outside [0, 1] (index: k). Ours.
+template <class Acceptance>
+requires std::is_invocable_r_v<double, const Acceptance&, index_t, index_t> tree_plan
+best_tree(const Acceptance& acceptance, index_t width, index_t budget, index_t depth) {
+  expects(width >= 1 && width <= 4096, "best_tree", "width", width);
+  expects(budget >= 0 && budget < detail::most_nodes, "best_tree", "budget", budget);
+  expects(depth >= 0, "best_tree", "depth", depth);
+  width = std::min(width, std::max<index_t>(budget, 1));
+  for (index_t n = 1; n <= width; ++n)
+    for (index_t k = 0; k < n; ++k) {
+      const double a = acceptance(n, k);
+      expects(a >= 0 && a <= 1, "best_tree", "acceptance", a, k);
+    }
+  detail::tree_planner planner(width, budget, depth);
+  planner.plan(acceptance);
+  return planner.plan_for(budget);
 }
 
 /// The nodes that a round drafted: a shape filled with tokens. Node 0 is the root; siblings are contiguous, parents
