@@ -179,7 +179,7 @@ void block_scores(S (*s)[block_positions], const S* const* q, const key_block<S>
       const index_t position = j + i * lanes;  // beyond the last panel the first is read again, and masked
       k[i] = b.keys[position < b.n * panel_positions ? position / panel_positions : 0] + position % panel_positions;
     });
-    packet sum[R][at_once];
+    packet sum[R][at_once] = {};
     for (index_t d = 0; d < width; ++d) {
       packet x[at_once];
       unrolled<at_once>([&](auto i) __attribute__((always_inline)) { x[i].load(k[i] + d * panel_positions); });
@@ -203,7 +203,7 @@ void block_values(S* const* total, const S* c, S (*p)[block_positions], const ke
                   index_t stride) {
   using packet = native_packet<S>;
   constexpr index_t lanes = static_cast<index_t>(packet::lanes);
-  packet sum[R][C];
+  packet sum[R][C] = {};
   for (int k = 0; k < b.n; ++k) {
     const S* v = b.values[k] + element;
     for (index_t j = b.first[k]; j < b.last[k]; ++j) {

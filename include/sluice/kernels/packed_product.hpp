@@ -28,9 +28,14 @@ struct panel_kernel {
   static constexpr index_t lanes = static_cast<index_t>(Packet::lanes);
   static constexpr index_t rows = static_cast<index_t>(packets) * lanes;
   static constexpr index_t run_length = 512;  // 64 KB of a panel with AVX-512: read again from the second-level cache
-  /// Positions whose sums fit into the registers, beside the weights and one broadcast.
-  static constexpr std::size_t max_positions = packet_registers >= 32 ? 12 : 6;
-  /// Panels side by side for few positions: more chains, more lines of memory under way.
+  /// Positions whose sums fit into the registers beside the weights of this many panels and one input. At most 8: more
+  /// inputs at a distance of a power of two fall out of an 8-way cache.
+  static constexpr std::size_t fitting_positions(std::size_t panels) {
+    return std::clamp<std::size_t>((packet_registers - 1) / (packets * panels), 2, 9) - 1;
+  }
+  static constexpr std::size_t max_positions = fitting_positions(1);
+  /// Panels side by side where the registers allow: each is a stream of memory of its own, and four are read faster
+  /// than one.
   static constexpr std::size_t max_panels = 4;
 
   static index_t n_panels(index_t n_rows) { return (n_rows + rows - 1) / rows; }
@@ -44,12 +49,14 @@ struct panel_kernel {
 
   /// Row-major weights to panels; rows beyond the last are 0.
   static void pack(S* panels, const S* weights, index_t n_rows, index_t n_cols) {
+    constexpr index_t tile = 64 / static_cast<index_t>(sizeof(S));  // columns: a line of each row
     for (index_t first = 0; first < n_rows; first += rows, panels += rows * n_cols)
-      for (index_t r = 0; r < rows; ++r) {
-        const bool inside = first + r < n_rows;
-        const S* row = weights + (inside ? (first + r) * n_cols : 0);
-        for (index_t c = 0; c < n_cols; ++c) panels[c * rows + r] = inside ? row[c] : S{0};
-      }
+      for (index_t c = 0; c < n_cols; c += tile)
+        for (index_t r = 0; r < rows; ++r) {
+          const bool inside = first + r < n_rows;
+          const S* row = weights + (inside ? (first + r) * n_cols : 0);
+          for (index_t k = c; k < std::min(n_cols, c + tile); ++k) panels[k * rows + r] = inside ? row[k] : S{0};
+        }
   }
 
   struct task {
@@ -73,18 +80,19 @@ struct panel_kernel {
   template <std::size_t... P, std::size_t... J>  // folds, not loops: the sums stay in registers below -O3 too
   static void run(const task& t, std::index_sequence<P...>, std::index_sequence<J...>) {
     constexpr std::size_t n = sizeof...(P);
-    constexpr index_t ahead = 4096 / static_cast<index_t>(sizeof(S));  // to prefetch: about 100 ns at 40 GB/s
+    constexpr index_t page = 4096 / static_cast<index_t>(sizeof(S));
     const S* const x[] = {(t.x + static_cast<index_t>(J) * t.x_stride)...};
     const S* w = t.weights;
-    const index_t size = t.panel_size, columns = t.columns;
-    const auto offset = [size](std::size_t p) {
-      return static_cast<index_t>(p / packets) * size + static_cast<index_t>(p % packets) * lanes;
+    const index_t distance = t.panel_size, columns = t.columns;
+    const auto offset = [distance](std::size_t p) {
+      return static_cast<index_t>(p / packets) * distance + static_cast<index_t>(p % packets) * lanes;
     };
-    Packet sum[sizeof...(J)][n];
+    Packet sum[sizeof...(J)][n] = {};
     for (index_t k = 0; k < columns; ++k, w += rows) {
       Packet weight[n];
       (weight[P].load(w + offset(P)), ...);
-      (__builtin_prefetch(w + offset(P) + ahead), ...);
+      if constexpr (n == packets)  // a single stream: the processor's own prefetching stops at every page
+        (__builtin_prefetch(w + offset(P) + page, 0, 1), ...);
       const auto multiply = [&](Packet(&s)[n], const S* value) {
         Packet b;
         b.broadcast(value);
@@ -92,40 +100,40 @@ struct panel_kernel {
       };
       (multiply(sum[J], x[J] + k), ...);
     }
-    const auto write = [&](const Packet(&s)[n], S* out) {
-      constexpr index_t last = static_cast<index_t>(n / packets - 1) * rows;
-      if (t.valid == rows) {
-        (write_packet(s[P], out + static_cast<index_t>(P) * lanes, t.first_run), ...);
-      } else {
-        S rest[n * Packet::lanes];
-        if (!t.first_run) std::copy_n(out, last + t.valid, rest);
-        (write_packet(s[P], rest + P * Packet::lanes, t.first_run), ...);
-        std::copy_n(rest, last + t.valid, out);
-      }
-    };
-    (write(sum[J], t.out + static_cast<index_t>(J) * t.out_stride), ...);
+    constexpr index_t width = static_cast<index_t>(n) * lanes;
+    S sums[sizeof...(J) * n * Packet::lanes];
+    const auto store = [&](const Packet(&s)[n], S* to) { (s[P].store(to + P * Packet::lanes), ...); };
+    (store(sum[J], sums + J * n * Packet::lanes), ...);
+    write(t, sums, sizeof...(J), width);
   }
 
-  static void write_packet(const Packet& sum, S* out, bool assign) {
-    if (assign) return sum.store(out);
-    Packet total;
-    total.load(out);
-    total.add(sum);
-    total.store(out);
+  /// Sums of a run to the rows of out that exist.
+  static void write(const task& t, const S* sums, std::size_t positions, index_t width) {
+    const index_t existing = width - rows + t.valid;
+    for (std::size_t j = 0; j < positions; ++j, sums += width) {
+      S* out = t.out + static_cast<index_t>(j) * t.out_stride;
+      if (t.first_run)
+        std::copy_n(sums, existing, out);
+      else
+        for (index_t r = 0; r < existing; ++r) out[r] += sums[r];
+    }
   }
 
   using run_function = void (*)(const task&);
-  template <std::size_t Panels, std::size_t... B>
-  static constexpr auto run_table(std::index_sequence<B...>) {
-    return std::array<run_function, sizeof...(B)>{&run<Panels, B + 1>...};
+  template <std::size_t Panels>
+  static constexpr auto run_table() {
+    return []<std::size_t... B>(std::index_sequence<B...>) {
+      return std::array<run_function, sizeof...(B)>{&run<Panels, B + 1>...};
+    }
+    (std::make_index_sequence<fitting_positions(Panels)>{});
   }
 
   /// out (b x n_rows) = x (b x n_cols) times the transposed weights, for the panels first .. last - 1.
   static void multiply(S* out, const S* panels, const S* x, index_t n_rows, index_t n_cols, index_t b, index_t first,
                        index_t last) {
-    constexpr auto one = run_table<1>(std::make_index_sequence<max_positions>{});
-    constexpr auto two = run_table<2>(std::make_index_sequence<max_positions / 2>{});
-    constexpr auto four = run_table<4>(std::make_index_sequence<max_positions / 4>{});
+    constexpr auto one = run_table<1>();
+    constexpr auto two = run_table<2>();
+    constexpr auto four = run_table<4>();
     constexpr auto most = static_cast<index_t>(max_positions);
     const index_t blocks = (b + most - 1) / most, block = blocks > 0 ? (b + blocks - 1) / blocks : 0;
     for (index_t p = first; p < last;) {

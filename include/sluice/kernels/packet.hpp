@@ -38,7 +38,7 @@ struct plain_packet {
   using scalar = S;
   static constexpr std::size_t lanes = Lanes;
   typedef S vector __attribute__((vector_size(Lanes * sizeof(S))));
-  vector v{};
+  vector v;
 
   void load(const S* p) { std::memcpy(&v, p, sizeof v); }
   void broadcast(const S* p) { v = vector{} + *p; }
@@ -56,7 +56,7 @@ struct plain_packet {
 struct float_packet_256 {
   using scalar = float;
   static constexpr std::size_t lanes = 8;
-  __m256 v = _mm256_setzero_ps();
+  __m256 v;
   void load(const float* p) {
     v = _mm256_loadu_ps(p);
     __asm__("" : "+x"(v));  // see above
@@ -69,7 +69,7 @@ struct float_packet_256 {
 struct double_packet_256 {
   using scalar = double;
   static constexpr std::size_t lanes = 4;
-  __m256d v = _mm256_setzero_pd();
+  __m256d v;
   void load(const double* p) {
     v = _mm256_loadu_pd(p);
     __asm__("" : "+x"(v));  // see above
@@ -85,7 +85,7 @@ struct double_packet_256 {
 struct float_packet_512 {
   using scalar = float;
   static constexpr std::size_t lanes = 16;
-  __m512 v = _mm512_setzero_ps();
+  __m512 v;
   void load(const float* p) {
     v = _mm512_loadu_ps(p);
     __asm__("" : "+v"(v));  // see above
@@ -98,7 +98,7 @@ struct float_packet_512 {
 struct double_packet_512 {
   using scalar = double;
   static constexpr std::size_t lanes = 8;
-  __m512d v = _mm512_setzero_pd();
+  __m512d v;
   void load(const double* p) {
     v = _mm512_loadu_pd(p);
     __asm__("" : "+v"(v));  // see above
