@@ -1,6 +1,7 @@
 #pragma once
 #include <sluice/speculate/block_verification.hpp>
 #include <sluice/speculate/bounded_law.hpp>
+#include <sluice/speculate/cost_curve.hpp>
 #include <sluice/speculate/decoder.hpp>
 #include <sluice/speculate/draft_length.hpp>
 #include <sluice/speculate/draft_shape.hpp>

@@ -117,15 +117,15 @@ TEMPLATE_TEST_CASE("packed_product: the error is within the documented bound", "
   const std::vector<TestType> w = numbers<TestType>(rows * cols, 7), x = numbers<TestType>(cols, 8);
   const auto out = product(packed_product<TestType>(w, rows, cols), x, 1);
   for (index_t r = 0; r < rows; ++r) {
-    long double sum = 0, size = 0;
+    long double sum = 0, magnitude = 0;
     for (index_t c = 0; c < cols; ++c) {
       const long double term = static_cast<long double>(w[static_cast<std::size_t>(r * cols + c)]) *
                                static_cast<long double>(x[static_cast<std::size_t>(c)]);
       sum += term;
-      size += std::abs(term);
+      magnitude += std::abs(term);
     }
     CHECK(std::abs(static_cast<double>(out[static_cast<std::size_t>(r)] - sum)) <=
-          (512 + 5000 / 512.0) * u * static_cast<double>(size));
+          (512 + 5000 / 512.0) * u * static_cast<double>(magnitude));
   }
 }
 
