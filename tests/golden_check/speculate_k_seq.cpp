@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <sluice/speculate/k_seq.hpp>
+#include <sluice/speculate/optimal_acceptance.hpp>
 #include <sluice/speculate/token_tree.hpp>
 #include <span>
 #include <support/enumerate.hpp>
@@ -86,41 +87,15 @@ const golden::kind joint{"spectr", "kseq-joint", [](const json& in) -> json {
                            return {{"rows", rows}};
                          }};
 
-/// The dual of the transport problem over all sets of tokens: min over A of p(outside A) + P(some draft is in A).
-/// Sets are prefixes of the tokens in the order of falling p/q as soon as V is too large for all of them.
-double optimal_membership(const row& p, const row& q, index_t k) {
-  const auto bound = [&](double outside, double drawn) {
-    return outside + (drawn > 0 ? sluice::k_seq_acceptance(std::min(1.0, drawn), k) : 0.0);
-  };
-  double best = bound(1, 0);
-  if (p.size() <= 16) {
-    for (std::size_t set = 0; set < std::size_t{1} << p.size(); ++set) {
-      double outside = 0, drawn = 0;
-      for (std::size_t y = 0; y < p.size(); ++y) (set >> y & 1 ? drawn : outside) += set >> y & 1 ? q[y] : p[y];
-      best = std::min(best, bound(outside, drawn));
-    }
-    return best;
-  }
-  std::vector<std::size_t> order(p.size());
-  for (std::size_t y = 0; y < order.size(); ++y) order[y] = y;
-  std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return p[a] * q[b] > p[b] * q[a]; });
-  double outside = 0, drawn = 0;
-  for (const double v : p) outside += v;
-  for (const std::size_t y : order) {
-    outside -= p[y];
-    drawn += q[y];
-    best = std::min(best, bound(std::max(0.0, outside), drawn));
-  }
-  return best;
-}
-
 const golden::kind optimum{"spectr", "optimal-membership", [](const json& in) -> json {
                              json problems = json::array();
                              for (const json& problem : in.at("problems"))
                                problems.push_back(golden::or_error([&]() -> json {
                                  const row p = numbers(problem.at("p")), q = numbers(problem.at("q"));
                                  const auto k = problem.at("k").get<index_t>();
-                                 const double best = optimal_membership(p, q, k);
+                                 sluice::optimal_acceptance prefixes;
+                                 prefixes.prepare(p, q);
+                                 const double best = prefixes.best<sluice::independent_draws>(k).acceptance;
                                  return {{"optimal", best},
                                          {"kseq", sluice::k_seq_profile(p, q).acceptance(k)},
                                          {"guarantee", sluice::k_seq_guarantee(k) * best},
