@@ -138,7 +138,7 @@ class bounded_law {
       for (index_t first = range_of(k) * length_; first < end; first += law_block) {
         const index_t count = std::min(law_block, end - first);
         fill(weight, first, count);
-        for (index_t j = 0; j < count; ++j) range += static_cast<double>(weight[j]);
+        range += static_cast<double>(Eigen::Map<const Eigen::ArrayXf>(weight, count).sum());
       }
       sums_[static_cast<std::size_t>(range_of(k))] = range;
     }

@@ -358,7 +358,7 @@ class law_without {
       for (index_t first = range * length; first < end; first += law_block) {
         const index_t count = std::min(law_block, end - first);
         fill(weight, first, count);
-        for (index_t j = 0; j < count; ++j) sum += static_cast<double>(weight[j]);
+        sum += static_cast<double>(Eigen::Map<const Eigen::Array<S, Eigen::Dynamic, 1>>(weight, count).sum());
       }
       sums_[static_cast<std::size_t>(range)] = sum;
     }
