@@ -52,9 +52,11 @@ std::vector<position> positions_of(const world& w, std::size_t count) {
 }
 
 std::size_t n_positions() {
-  return bench::options().mode == bench::effort::quick ? 60 : bench::options().mode == bench::effort::full ? 1200 : 300;
+  return bench::options().mode == bench::effort::quick  ? 200
+         : bench::options().mode == bench::effort::full ? 2000
+                                                        : 1000;
 }
-constexpr int rounds_per_position = 24;
+constexpr int rounds_per_position = 8;
 
 /// The text of the run, or generated text whatever the run uses.
 const std::string& text_of(bool generated) {
