@@ -48,7 +48,7 @@
 ///
 /// With `independent_paths(K, L)` and a decoder this is SpecTr's algorithm for K paths of length L: the k of a node is
 /// the number of surviving paths.
-/// Source: Sun et al., SpecTr (arXiv:2310.15141), algorithms 2 and 3. Differs: rho* by enclosing lines instead of a
+/// Source: Sun et al., SpecTr (arXiv:2310.15141), k-SEQ and SpecTr. Differs: rho* by enclosing lines instead of a
 /// search in a grid; lazy passes; coincidences of the residual count; p is the target and q the draft (the paper has it
 /// the other way round).
 namespace sluice {
