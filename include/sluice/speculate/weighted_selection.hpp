@@ -47,7 +47,7 @@ namespace sluice {
 struct weighted_selection_options {
   int sweeps = 6;              ///< updates of the weights; more bring the acceptance closer to the optimum
   double least_weight = 1e-5;  ///< w_min: weights of a level span at most 1/w_min; in (0, 1)
-  double step = 0.35;          ///< h, in (0, 1]: masses are good to 3e-12 at 0.35, 4e-9 at 0.5
+  double step = 0.35;          ///< h, in (0, 1]: masses are good to about 1e-11 at 0.35, 1e-12 at 0.25, 2e-8 at 0.5
 };
 
 namespace detail {
