@@ -153,9 +153,10 @@ struct adaptive_draft_shape_options {
 ///
 /// The candidates are made by the constructor: the root alone; chains; for independent_paths all numbers of paths and
 /// depths within the budget; for trees all full trees and the best trees (best_tree) for a ladder of budgets and
-/// twelve profiles of acceptance, O(gamma_max budget^2 width^2) a profile. update is O(candidates' nodes) in drafting
-/// rounds and allocates nothing; copying a controller is cheaper than making one. A decoder copies it: to keep what was
-/// learned, give the next decoder a copy of d.controller(). Ours.
+/// twelve profiles of acceptance, O(gamma_max budget^2 width^2) a profile. In the
+/// first 32 drafting rounds after a pause and in every fourth later one update plans, O(candidates' nodes); it
+/// allocates nothing; copying a controller is cheaper than making one. A decoder copies it: to keep what was learned,
+/// give the next decoder a copy of d.controller(). Ours.
 class adaptive_draft_shape {
  public:
   /// Throws invalid_argument if gamma_max < 0, width < 1, budget < 0 or above 1024, decay is not in (0, 1], a prior is
@@ -261,17 +262,23 @@ class adaptive_draft_shape {
                           draft_cr_,
                           draft_rr_,
                           draft_cs_,
-                          draft_rs_};
+                          draft_rs_,
+                          static_cast<double>(best_),
+                          best_speedup_,
+                          draft_call_,
+                          draft_row_};
     each_array([&](const std::vector<double>& v) { s.insert(s.end(), v.begin(), v.end()); }, *this);
     return s;
   }
   /// Takes a state of a controller with the same options. Throws invalid_argument, nothing changed, if its size differs
   /// or its shape is none of the candidates.
   void restore(std::span<const double> s) {
-    std::size_t n_values = 17;
+    auto n_values = static_cast<std::size_t>(n_numbers);
     each_array([&](const std::vector<double>& v) { n_values += v.size(); }, *this);
     expects(s.size() == n_values, "adaptive_draft_shape::restore", "state.size", s.size());
-    expects(s[0] >= 0 && s[0] < static_cast<double>(shapes_.size()), "adaptive_draft_shape::restore", "state", s[0], 0);
+    for (const std::size_t i : {std::size_t{0}, std::size_t{17}})
+      expects(s[i] >= 0 && s[i] < static_cast<double>(shapes_.size()), "adaptive_draft_shape::restore", "state", s[i],
+              static_cast<std::ptrdiff_t>(i));
     const auto whole = [&](std::size_t i) { return static_cast<index_t>(s[i]); };
     on_ = s[1] != 0;
     calibrations_left_ = whole(2), pause_left_ = whole(3), level_ = whole(4);
@@ -279,27 +286,26 @@ class adaptive_draft_shape {
     one_call_ = s[7];
     trial_tokens_ = s[8], trial_cost_ = s[9], same_ = s[10], others_ = s[11];
     draft_cc_ = s[12], draft_cr_ = s[13], draft_rr_ = s[14], draft_cs_ = s[15], draft_rs_ = s[16];
-    auto from = s.begin() + 17;
+    chosen_ = whole(0), best_ = whole(17), best_speedup_ = s[18], draft_call_ = s[19], draft_row_ = s[20];
+    auto from = s.begin() + n_numbers;
     each_array(
         [&](std::vector<double>& v) {
           std::copy_n(from, v.size(), v.begin());
           from += std::ssize(v);
         },
         *this);
-    planned_ = false;
-    plan();
-    chosen_ = whole(0);
   }
 
  private:
-  static constexpr double forgotten = 0.02;  // a mean of less weight counts as not measured
-  static constexpr double most_excess = 4;   // a time counts at most so many times what was expected
+  static constexpr std::ptrdiff_t n_numbers = 21;  // of a state, before the arrays
+  static constexpr double forgotten = 0.02;        // a mean of less weight counts as not measured
+  static constexpr double most_excess = 4;         // a time counts at most so many times what was expected
 
   template <class F, class Self>
   static void each_array(F&& f, Self& self) {
     f(self.tests_), f(self.accepted_), f(self.reached_), f(self.hits_);
     f(self.own_rounds_), f(self.own_tokens_), f(self.own_nodes_);
-    f(self.seconds_), f(self.calls_);
+    f(self.seconds_), f(self.calls_), f(self.curve_), f(self.acceptance_);
   }
   static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
   static std::size_t cell(index_t n, index_t k) { return at(n * (n - 1) / 2 + k); }
@@ -414,10 +420,13 @@ class adaptive_draft_shape {
   }
 
   void after_drafting(const round_outcome& o) {
-    plan();
+    const bool plain = chosen_ == 0;
+    if (o.draft_calls > 0) ++since_off_;
+    const bool due = plain || since_off_ <= 32 || since_off_ % 4 == 0;
+    if (due) plan();
     chosen_ = best_;
-    if (!pays()) return pause();
-    if (o.draft_calls > 0 && ++since_off_ % 64 == 0) level_ = std::max<index_t>(level_ - 1, 0);
+    if (due && !pays()) return pause();
+    if (o.draft_calls > 0 && since_off_ % 64 == 0) level_ = std::max<index_t>(level_ - 1, 0);
     if (options_.measure_times && ++since_plain_ >= 128) chosen_ = since_plain_ = 0;
   }
   void after_pause() {
