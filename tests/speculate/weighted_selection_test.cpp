@@ -256,8 +256,29 @@ TEST_CASE("weighted selection: quadrature on panels", "[speculate]") {
   }
 }
 
+TEST_CASE("weighted selection: weights start at p/q, scaled and cut", "[speculate]") {
+  weighted_selection_plan plan({.sweeps = 0, .least_weight = 1e-2});
+  for (std::uint64_t id = 0; id < 20; ++id) {
+    const values p = rounds::random_law(12, stream(87, id)), q = rounds::random_law(12, stream(88, id));
+    plan.prepare(p, q, 3);
+    const auto ratio = [&](index_t k) {
+      const auto x = static_cast<std::size_t>(plan.order()[static_cast<std::size_t>(k)]);
+      return p[x] / q[x];
+    };
+    for (index_t k = 0; k < plan.support(); ++k) {
+      const double expected = k < plan.prefix() ? std::clamp(ratio(k) / ratio(0), 1.0, 100.0)
+                                                : std::clamp(ratio(k) / ratio(plan.support() - 1), 0.01, 1.0);
+      CHECK(plan.weight(k) == Approx(expected).epsilon(1e-12));
+    }
+  }
+}
+
 TEST_CASE("weighted selection: edges", "[speculate]") {
   weighted_selection_plan plan;
+  plan.prepare(values{0, 1, 0}, values{5e-324, 0.5, 0.5}, 2);  // a mass that underflows, for a token of no use
+  for (index_t k = 0; k < plan.support(); ++k) CHECK(plan.weight(k) > 0);
+  plan.prepare(values{1}, values{1}, 2);
+  plan = weighted_selection_plan();
   CHECK(plan.support() == 0);
   CHECK(plan.acceptance() == 0);
   const auto prepared = [&](const values& p, const values& q, index_t n) {
