@@ -22,9 +22,9 @@ TEMPLATE_TEST_CASE("adam: steps are those of the formula, in one part or several
     const double rate = 0.1 / t;
     adam_step<TestType>(w, m, v, g, t, rate, options);
     for (const std::size_t cut : {std::size_t{0}, std::size_t{1'000}}) {
-      const std::size_t size = cut == 0 ? 1'000 : n - 1'000;
-      adam_step<TestType>(std::span(parts).subspan(cut, size), std::span(part_m).subspan(cut, size),
-                          std::span(part_v).subspan(cut, size), std::span<const TestType>(g).subspan(cut, size), t,
+      const std::size_t length = cut == 0 ? 1'000 : n - 1'000;
+      adam_step<TestType>(std::span(parts).subspan(cut, length), std::span(part_m).subspan(cut, length),
+                          std::span(part_v).subspan(cut, length), std::span<const TestType>(g).subspan(cut, length), t,
                           rate, options);
     }
     for (std::size_t i = 0; i < n; ++i) {
