@@ -167,8 +167,8 @@ struct panel_kernel {
 ///     y_i[r] = sum_c W[r][c] x_i[c],   i < b
 ///
 /// For large W and small b the product takes the time of reading W, so b vectors cost little more than one: what a
-/// target model of speculative decoding lives on. Many rows at a time (b beyond a few dozen) are better served by a
-/// general product.
+/// target model of speculative decoding lives on. From b = 8 or so the time is that of the arithmetic and grows with b.
+/// Weights that are used once do not repay the packing.
 ///
 /// Every output is one fixed order of additions: chains of 512 columns, added in their order. The bits of y_i depend
 /// neither on b, nor on i, nor on the executor. Multiplications and additions are fused where the target has the
@@ -178,6 +178,9 @@ struct panel_kernel {
 ///
 /// Time O(rows cols b); memory: the weights, rows padded to a whole panel (32 floats or 16 doubles with AVX-512, 16 or
 /// 8 with AVX2 and fused multiply-add, else 8 or 4). A const object may be used by many threads.
+/// Source: Goto and van de Geijn, ACM Transactions on Mathematical Software 34 (2008), panels and register blocks.
+/// Differs: the weights are packed once and for all; the order of additions does not depend on the blocks; several
+/// panels side by side where b is small.
 template <std::floating_point S>
 requires std::same_as<S, float> || std::same_as<S, double>
 class packed_product {
