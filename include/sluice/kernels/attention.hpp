@@ -157,11 +157,12 @@ inline constexpr index_t block_positions = panels_of_block * panel_positions;
 /// Query rows that share a pass over a block, as registers allow.
 inline constexpr int rows_at_once = packet_registers >= 32 ? 4 : 2;
 
-/// Up to four panels of one head. `full`: all 64 positions take part.
+/// Up to four panels of one head; all pointers can be read from. `full`: all 64 positions take part.
 template <class S>
 struct key_block {
   const S* keys[panels_of_block];
   const S* values[panels_of_block];
+  const S* next[panels_of_block];  // keys of the block after this one, to prefetch
   index_t first[panels_of_block], last[panels_of_block];
   int n = 0;
   bool full = false;
@@ -174,15 +175,19 @@ void block_scores(S (*s)[block_positions], const S* const* q, const key_block<S>
   constexpr index_t lanes = static_cast<index_t>(packet::lanes);
   constexpr int at_once = 4;
   for (index_t j = 0; j < b.n * panel_positions; j += at_once * lanes) {
-    const S* k[at_once];
+    const S *k[at_once], *v[at_once];
     unrolled<at_once>([&](auto i) __attribute__((always_inline)) {
-      const index_t position = j + i * lanes;  // beyond the last panel the first is read again, and masked
-      k[i] = b.keys[position < b.n * panel_positions ? position / panel_positions : 0] + position % panel_positions;
+      const index_t position = j + i * lanes, panel = position / panel_positions;
+      k[i] = b.keys[panel] + position % panel_positions;
+      v[i] = b.values[panel] + position % panel_positions;
     });
     packet sum[R][at_once] = {};
     for (index_t d = 0; d < width; ++d) {
       packet x[at_once];
-      unrolled<at_once>([&](auto i) __attribute__((always_inline)) { x[i].load(k[i] + d * panel_positions); });
+      unrolled<at_once>([&](auto i) __attribute__((always_inline)) {
+        x[i].load(k[i] + d * panel_positions);
+        __builtin_prefetch(v[i] + d * panel_positions);  // pieces of one head are too short for the hardware to follow
+      });
       unrolled<R>([&](auto r) __attribute__((always_inline)) {
         packet a;
         a.broadcast(q[r] + d);
@@ -208,7 +213,10 @@ void block_values(S* const* total, const S* c, S (*p)[block_positions], const ke
     const S* v = b.values[k] + element;
     for (index_t j = b.first[k]; j < b.last[k]; ++j) {
       packet x[C];
-      unrolled<C>([&](auto i) __attribute__((always_inline)) { x[i].load(v + j * stride + i * lanes); });
+      unrolled<C>([&](auto i) __attribute__((always_inline)) {
+        x[i].load(v + j * stride + i * lanes);
+        __builtin_prefetch(b.next[k] + element * panel_positions + (j * C + i) * lanes);
+      });
       unrolled<R>([&](auto r) __attribute__((always_inline)) {
         packet a;
         a.broadcast(&p[r][k * panel_positions + j]);
@@ -394,24 +402,27 @@ class block_attention {
   /// The panels i, ... (at most four) of the list a, b seen as one.
   detail::key_block<S> block(list a, list b, index_t i, index_t head) const {
     detail::key_block<S> k;
-    k.full = true;
     const index_t n = std::ssize(a) + std::ssize(b);
-    for (; k.n < detail::panels_of_block && i < n; ++i) {
-      const key_panel<S>& p = i < std::ssize(a) ? a[size(i)] : b[size(i - std::ssize(a))];
-      const S* data = p.count == 0 ? nullptr : p.data + head * layout_.head_stride();
-      k.keys[k.n] = data;
-      k.values[k.n] = p.count == 0 ? nullptr : data + panel_positions * layout_.width();
-      k.first[k.n] = p.first;
-      k.last[k.n] = p.first + p.count;
-      k.full = k.full && p.count == panel_positions;
-      ++k.n;
+    const auto panel = [&](index_t j) -> const key_panel<S>& {
+      return j < std::ssize(a) ? a[size(j)] : b[size(j - std::ssize(a))];
+    };
+    const S* some = nullptr;  // stands for panels that are not there: it is read, and masked
+    for (index_t j = i; j < n && j < i + detail::panels_of_block; ++j)
+      if (panel(j).count > 0) some = panel(j).data + head * layout_.head_stride();
+    if (some == nullptr) return k;
+    const auto keys = [&](index_t j) {
+      return j < n && panel(j).count > 0 ? panel(j).data + head * layout_.head_stride() : some;
+    };
+    k.n = static_cast<int>(std::min<index_t>(detail::panels_of_block, n - i));
+    k.full = k.n == detail::panels_of_block;
+    for (int j = 0; j < detail::panels_of_block; ++j) {
+      k.keys[j] = keys(i + j);
+      k.values[j] = k.keys[j] + panel_positions * layout_.width();
+      k.next[j] = keys(i + j + detail::panels_of_block);
+      k.first[j] = i + j < n ? panel(i + j).first : 0;
+      k.last[j] = i + j < n ? k.first[j] + panel(i + j).count : 0;
+      k.full = k.full && k.last[j] - k.first[j] == panel_positions;
     }
-    k.full = k.full && k.n == detail::panels_of_block;
-    const S* some = nullptr;
-    for (int j = 0; j < k.n; ++j) some = k.keys[j] != nullptr ? k.keys[j] : some;
-    if (some == nullptr) k.n = 0;  // no position at all
-    for (int j = 0; j < k.n; ++j)
-      if (k.keys[j] == nullptr) k.keys[j] = some;  // read, and masked
     return k;
   }
 
