@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <limits>
 #include <sluice/speculate/cost_curve.hpp>
+#include <stdexcept>
 #include <support/check_throws.hpp>
 #include <support/table_language_model.hpp>
 #include <vector>
@@ -101,7 +102,8 @@ TEST_CASE("cost_curve: a language model is scored on b nodes below its last toke
   CHECK(model.rows_read == 4 * 21);
   CHECK(model.most == 7);
   CHECK(model.kept == 0);
-  model.score({{4, 2}, {-1, 0}}, 1);  // goes on from node 0
+  CHECK_THROWS_AS(model.row(1), std::logic_error);  // node 0 alone is left
+  model.score({{4, 2}, {-1, 0}}, 1);                // goes on from node 0
   CHECK(model.row(1).values[0] == model.law(std::vector<token_id>{1, 4, 2})[0]);
 }
 
