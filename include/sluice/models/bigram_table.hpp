@@ -156,7 +156,7 @@ class bigram_language_model {
       expects(node >= 0 && node < std::ssize(tokens_), "keep", "path", node, i);
     }
     if (!path.empty()) tokens_[0] = tokens_[static_cast<std::size_t>(path.back())];
-    tokens_.resize(std::min<std::size_t>(tokens_.size(), 1));
+    if (tokens_.size() > 1) tokens_.erase(tokens_.begin() + 1, tokens_.end());
   }
   /// Throws invalid_argument, nothing changed, if a token is not in [0, V).
   void reset(std::span<const token_id> text = {}) {
