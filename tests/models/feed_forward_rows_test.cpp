@@ -60,6 +60,7 @@ TEMPLATE_TEST_CASE("feed-forward rows: trees scored, kept and scored again equal
   if (with_reset) {
     model.score({{any(), any(), any(), any()}, {-1, 0, 1, 2}}, 0);  // what an earlier text leaves behind
     model.keep(path{1, 2, 3});
+    model.score({{any(), any()}, {-1, 0}}, 1);  // alone in its call, with a context of three
     model.reset(committed);
   } else {
     model.score({committed, {-1, 0}}, 0);
