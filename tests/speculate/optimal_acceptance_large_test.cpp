@@ -1,5 +1,6 @@
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <memory>
 #include <numeric>
 #include <sluice/random/uniform.hpp>
 #include <sluice/speculate/optimal_acceptance.hpp>
@@ -363,4 +364,35 @@ TEST_CASE("optimal acceptance allocates nothing in steady state", "[speculate]")
   double again = 0;
   CHECK(support::allocations_in([&] { again = work(); }) == 0);
   CHECK(again == once);
+}
+
+// Fails for: sums whose order follows the alignment of a buffer, as those of whole Eigen arrays do.
+TEST_CASE("optimal acceptance has the same bits wherever rows and buffers lie", "[speculate]") {
+  constexpr std::size_t v = 1003;
+  const problem x = problems(v)[0];
+  std::vector<double> first;
+  std::vector<std::vector<char>> between;  // what the heap gives next is not aligned as what it gave before
+  std::vector<std::unique_ptr<optimal_acceptance>> all;
+  std::vector<float> target(v + 16), draft(v + 16);
+  for (std::size_t offset = 0; offset < 16; ++offset) {
+    between.emplace_back(16 * (1 + offset % 3) + 8);
+    for (std::size_t i = 0; i < v; ++i) {
+      target[i + offset] = static_cast<float>(std::log(x.p[i]));
+      draft[i + 15 - offset] = static_cast<float>(std::log(x.q[i]));
+    }
+    all.push_back(std::make_unique<optimal_acceptance>());
+    optimal_acceptance& ours = *all.back();
+    ours.prepare(token_row<float>{row_kind::logits, std::span(target).subspan(offset, v)},
+                 token_row<float>{row_kind::logits, std::span(draft).subspan(15 - offset, v)});
+    const std::vector<double> now{ours.single(),
+                                  ours.best<independent_draws>(3).acceptance,
+                                  ours.best<draws_without_replacement>(2).acceptance,
+                                  ours.best<draws_without_replacement>(4).acceptance,
+                                  ours.best<hybrid_draws>(4).acceptance,
+                                  ours.recursive_rejection_acceptance<independent_draws>(4),
+                                  ours.recursive_rejection_acceptance<draws_without_replacement>(2)};
+    if (offset == 0) first = now;
+    INFO("offset " << offset);
+    CHECK(now == first);
+  }
 }

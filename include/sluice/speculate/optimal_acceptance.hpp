@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <limits>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -398,14 +399,29 @@ class optimal_acceptance {
  private:
   static constexpr index_t block_length = 128;
   static std::size_t at(index_t i) { return static_cast<std::size_t>(i); }
-  using array_map = Eigen::Map<const Eigen::Array<double, Eigen::Dynamic, 1>>;
 
   index_t blocks() const { return (support() + block_length - 1) / block_length; }
   /// First position of block b; of the block behind the last, the size of the support.
   index_t first(index_t b) const { return std::min(support(), b * block_length); }
   double ratio(index_t k) const { return p_[at(k)] / q_[at(k)]; }
-  array_map part(const std::vector<double>& x, index_t b) const {
-    return array_map(x.data() + first(b), first(b + 1) - first(b));
+  /// `Width` numbers. Sums of them do not depend on the alignment of the buffers, as sums of whole arrays do.
+  template <int Width>
+  static Eigen::Array<double, Width, 1> lanes(const double* x) {
+    return Eigen::Map<const Eigen::Array<double, Width, 1>>(x);
+  }
+  /// The sum of term(k, width), which gives the values at k ... k + width - 1, k from begin to end.
+  template <class Term>
+  static double sum_in_lanes(index_t begin, index_t end, Term&& term) {
+    Eigen::Array<double, 8, 1> eight = Eigen::Array<double, 8, 1>::Zero();
+    double rest = 0;
+    index_t k = begin;
+    for (; k + 8 <= end; k += 8) eight += term(k, std::integral_constant<int, 8>{});
+    for (; k < end; ++k) rest += term(k, std::integral_constant<int, 1>{})[0];
+    return eight.sum() + rest;
+  }
+  template <class Term>
+  double sum_of_block(index_t b, Term&& term) const {
+    return sum_in_lanes(first(b), first(b + 1), term);
   }
 
   // ---- reading the rows -------------------------------------------------------------------------------------------
@@ -419,12 +435,13 @@ class optimal_acceptance {
     const bool logarithms = row.kind != row_kind::probabilities;
     const double top = logarithms ? static_cast<double>(values(row.values.data(), n).maxCoeff()) : 0.0;
     double total = 0;
+    alignas(64) double block[detail::law_block];  // aligned: the exponentials do not depend on where the row lies
     for (index_t i = 0; i < n; i += detail::law_block) {
       const index_t count = std::min(detail::law_block, n - i);
-      Eigen::Map<Eigen::Array<double, Eigen::Dynamic, 1>> x(out.data() + i, count);
-      x = values(row.values.data() + i, count).template cast<double>();
-      if (logarithms) detail::exp_block(x.data(), x.data(), count, top);
-      total += x.sum();
+      for (index_t j = 0; j < count; ++j) block[j] = static_cast<double>(row.values[at(i + j)]);
+      if (logarithms) detail::exp_block(block, block, count, top);
+      total += sum_in_lanes(0, count, [&](index_t j, auto width) { return lanes<width>(block + j); });
+      std::copy_n(block, count, out.data() + i);
     }
     Eigen::Map<Eigen::Array<double, Eigen::Dynamic, 1>>(out.data(), n) *= 1 / total;
   }
@@ -526,8 +543,8 @@ class optimal_acceptance {
     value_.resize(n + 1);
     double sum = 0;
     for (std::size_t b = 0; b < n; ++b) {
-      target_in_[b] = part(p_, static_cast<index_t>(b)).sum();
-      draft_in_[b] = part(q_, static_cast<index_t>(b)).sum();
+      target_in_[b] = sum_of_block(static_cast<index_t>(b), [this](index_t k, auto w) { return lanes<w>(&p_[at(k)]); });
+      draft_in_[b] = sum_of_block(static_cast<index_t>(b), [this](index_t k, auto w) { return lanes<w>(&q_[at(k)]); });
       target_before_[b] = sum;
       sum += target_in_[b];
     }
@@ -632,8 +649,10 @@ class optimal_acceptance {
       if (largest_ >= first(b) && largest_ < first(b + 1)) {
         for (index_t k = first(b); k < first(b + 1); ++k) pairs.add(q_[at(k)], k == largest_);
       } else {
-        const auto q = part(q_, b);
-        const double u = (q / (1 - q)).sum();
+        const double u = sum_of_block(b, [this](index_t k, auto w) {
+          const auto q = lanes<w>(&q_[at(k)]);
+          return Eigen::Array<double, w, 1>(q / (1 - q));
+        });
         pairs.mass += draft_in_[at(b)];
         pairs.a += u;
         pairs.b += u - draft_in_[at(b)];  // q^2/(1 - q) = u - q
@@ -744,9 +763,12 @@ class optimal_acceptance {
 
   /// sum of min(p, c q) over the support.
   double sum_of_minima(double c) const {
-    double sum = 0;
-    for (index_t b = 0; b < blocks(); ++b) sum += part(p_, b).min(c * part(q_, b)).sum();
-    return std::min(1.0, sum);
+    double total = 0;
+    for (index_t b = 0; b < blocks(); ++b)
+      total += sum_of_block(b, [this, c](index_t k, auto w) {
+        return Eigen::Array<double, w, 1>(lanes<w>(&p_[at(k)]).min(c * lanes<w>(&q_[at(k)])));
+      });
+    return std::min(1.0, total);
   }
   double recursive_pair() {
     const double accepted = single(), mass = 1 - accepted;
