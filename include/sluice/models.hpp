@@ -1,10 +1,14 @@
 #pragma once
 #include <sluice/models/adam.hpp>
 #include <sluice/models/bigram_table.hpp>
+#include <sluice/models/denoiser.hpp>
 #include <sluice/models/draws.hpp>
 #include <sluice/models/feed_forward_lm.hpp>
+#include <sluice/models/gaussian.hpp>
 #include <sluice/models/gaussian_mixture.hpp>
 #include <sluice/models/instrumentation.hpp>
+#include <sluice/models/kernel_denoiser.hpp>
+#include <sluice/models/mixture_1d.hpp>
 #include <sluice/models/ngram.hpp>
 #include <sluice/models/ngram_language_model.hpp>
 #include <sluice/models/suffix_model.hpp>

@@ -2,14 +2,18 @@
 #include <sluice/core/expects.hpp>
 #include <sluice/core/numeric.hpp>
 #include <sluice/draw/inverse_cdf.hpp>
+#include <sluice/models/denoiser.hpp>
 #include <sluice/models/draws.hpp>
 
 #include <Eigen/Core>
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <numbers>
 #include <span>
+#include <type_traits>
 #include <utility>
 
 /// Unstable: for tests, benchmarks and examples; no compatibility is promised.
@@ -22,9 +26,9 @@ namespace sluice::models {
 ///     D(y) = E[data | y] = sum_j r_j (m_j + (s_j^2 / v_j)(y - m_j)),
 ///     score = grad log p = -sum_j r_j (y - m_j) / v_j,   noise = E[noise | y] = (y - D) / kappa = -kappa score,
 ///     Cov[data | y] = kappa^2 dD/dy.
-/// Every function of a state costs K d multiply-adds (the covariance K d^2) and allocates K + d doubles. Throws
-/// invalid_argument if the state is not of dimension d, or kappa is negative or not finite. At kappa = 0, D is y.
-/// Immutable after construction: may be shared by threads.
+/// Every function of a state costs K d multiply-adds (the covariance K d^2) and allocates K + d doubles; the denoiser
+/// for samplers, operator(), allocates nothing. Throws invalid_argument if the state is not of dimension d, or kappa is
+/// negative or not finite. At kappa = 0, D is y. Immutable after construction: may be shared by threads.
 class gaussian_mixture {
  public:
   /// Component j has weight weights(j), mean means.col(j) (d x K) and standard deviation sd(j); weights are
@@ -43,6 +47,8 @@ class gaussian_mixture {
     const double total = weight_.sum();
     expects(total > 0 && std::isfinite(total), "gaussian_mixture", "weights.sum", total);
     weight_ /= total;
+    log_weight_ = weight_.array().log();
+    coordinates_ = mean_.transpose();
   }
 
   index_t dimension() const { return mean_.rows(); }
@@ -106,15 +112,12 @@ class gaussian_mixture {
     return kappa * kappa * jacobian(y, kappa);
   }
 
-  /// The denoiser as samplers call it: out = E[data | x], x = alpha data + sigma noise, for any level with alpha and
-  /// sigma. One column a sample, any floating-point scalar; each column is computed by itself.
-  template <class X, class Level, class Out>
-  void operator()(const X& x, const Level& level, Out& out) const {
-    using scalar = typename Out::Scalar;
-    for (Eigen::Index i = 0; i < x.cols(); ++i) {
-      const Eigen::VectorXd y = x.col(i).matrix().template cast<double>() / level.alpha;
-      out.col(i) = denoised(y, level.sigma / level.alpha).template cast<scalar>();
-    }
+  /// The denoiser as samplers call it (denoiser.hpp): out = E[data | x], x = alpha data + sigma noise. K (2 d + 1)
+  /// multiply-adds and K exponentials a column; allocates nothing. Unlike the functions above it takes alpha = 0, where
+  /// D is the mean of the data. With more than 256 components the sums over each 256 are added in the scalar of out.
+  template <class X, any_level Level, class Out>
+  void operator()(const X& x, const Level& level, Out&& out) const {
+    denoise(x, detail::checked_call("gaussian_mixture", x, level, out, dimension()), out);
   }
 
   /// One sample of the data, of dimension d, and the component it came from.
@@ -127,10 +130,89 @@ class gaussian_mixture {
     return {std::move(x), j};
   }
 
+  /// The mixture of these components only, with their weights renormalised: the conditional model of a class. An index
+  /// may repeat. Throws invalid_argument if an index is out of range, or the weights are all 0 or there are none.
+  gaussian_mixture subset(std::span<const index_t> components) const {
+    const auto n = static_cast<Eigen::Index>(components.size());
+    Eigen::VectorXd weights(n), sd(n);
+    Eigen::MatrixXd means(dimension(), n);
+    for (Eigen::Index i = 0; i < n; ++i) {
+      const index_t j = components[static_cast<std::size_t>(i)];
+      expects(j >= 0 && j < n_components(), "subset", "components", j, i);
+      weights(i) = weight_(j);
+      sd(i) = sd_(j);
+      means.col(i) = mean_.col(j);
+    }
+    return {std::move(weights), std::move(means), std::move(sd)};
+  }
+
   /// The same mixture with every variance increased by b^2: a model that smooths too much.
   gaussian_mixture inflated(double b) const { return {weight_, mean_, (sd_.array().square() + b * b).sqrt().matrix()}; }
 
  private:
+  static constexpr index_t block_size = 256;
+  using column = Eigen::Array<double, Eigen::Dynamic, 1>;
+
+  /// What a level makes of up to block_size components, on the stack, so that a shared object needs no storage: with
+  /// v = alpha^2 s^2 + sigma^2, a term is log_scale - half_precision |x - alpha m|^2, and E[data | x, component] is
+  /// keep m + gain x.
+  struct component_block {
+    index_t first = 0, count = 0;
+    alignas(64) double log_scale[block_size], half_precision[block_size], gain[block_size], keep[block_size],
+        term[block_size];  // aligned: the order of Eigen's sums depends on the address
+    void prepare(const gaussian_mixture& m, index_t from, index_t n, const scaled_level& l) {
+      first = from;
+      count = n;
+      const auto s2 = m.sd_.segment(from, n).array().square();
+      auto v = all(term);
+      v = l.alpha * l.alpha * s2 + l.sigma * l.sigma;
+      all(half_precision) = 0.5 / v;
+      all(gain) = l.alpha * s2 / v;
+      all(keep) = l.sigma * l.sigma / v;
+      all(log_scale) = m.log_weight_.segment(from, n) - (0.5 * static_cast<double>(m.dimension())) * v.log();
+    }
+    Eigen::Map<column> all(double* p) const { return {p, count}; }
+  };
+
+  friend class mixture_1d;
+  /// Every dimension() elements of a column of x are a sample.
+  template <class X, class Out>
+  void denoise(const X& x, const scaled_level& l, Out& out) const {
+    component_block block;
+    if (n_components() <= block_size) block.prepare(*this, 0, n_components(), l);
+    for (Eigen::Index c = 0; c < x.cols(); ++c)
+      for (Eigen::Index r = 0; r < x.rows(); r += dimension()) denoise(x, r, c, l, block, out);
+  }
+  template <class X, class Out>
+  void denoise(const X& x, Eigen::Index r, Eigen::Index c, const scaled_level& l, component_block& block,
+               Out& out) const {
+    using scalar = typename std::remove_cvref_t<Out>::Scalar;
+    double top = -std::numeric_limits<double>::infinity(), total = 0, gain = 0;
+    for (index_t first = 0; first < n_components(); first += block_size) {
+      const index_t n = std::min(block_size, n_components() - first);
+      if (n_components() > block_size) block.prepare(*this, first, n, l);
+      auto term = block.all(block.term);
+      term.setZero();
+      for (Eigen::Index i = 0; i < dimension(); ++i)
+        term += (static_cast<double>(x.coeff(r + i, c)) - l.alpha * coordinates_.col(i).segment(first, n)).square();
+      term = block.all(block.log_scale) - block.all(block.half_precision) * term;
+      const double before = top;
+      top = std::max(top, term.maxCoeff());
+      const double rescale = first == 0 ? 0.0 : std::exp(before - top);
+      term = (term - top).exp();
+      total = rescale * total + term.sum();
+      gain = rescale * gain + (term * block.all(block.gain)).sum();
+      term *= block.all(block.keep);
+      const bool last = first + n == n_components();
+      for (Eigen::Index i = 0; i < dimension(); ++i) {
+        double d = (coordinates_.col(i).segment(first, n) * term).sum();
+        if (first > 0) d += rescale * static_cast<double>(out.coeff(r + i, c));
+        if (last) d = (d + gain * static_cast<double>(x.coeff(r + i, c))) / total;
+        out.coeffRef(r + i, c) = static_cast<scalar>(d);
+      }
+    }
+  }
+
   double variance(Eigen::Index j, double kappa) const { return sd_(j) * sd_(j) + kappa * kappa; }
   /// E[data | y, component j].
   Eigen::VectorXd component_mean(const state& y, double kappa, Eigen::Index j) const {
@@ -157,6 +239,8 @@ class gaussian_mixture {
   Eigen::VectorXd weight_;
   Eigen::MatrixXd mean_;
   Eigen::VectorXd sd_;
+  column log_weight_;
+  Eigen::ArrayXXd coordinates_;  // the means, K x d: a coordinate of all components is contiguous
 };
 
 /// n equal components at the angles 2 pi j / n of a circle; the class of component j, for guidance, is j mod 4.
