@@ -1,4 +1,8 @@
 #pragma once
+#include <sluice/generate/brownian_path.hpp>
+#include <sluice/generate/churn.hpp>
+#include <sluice/generate/dualfast.hpp>
+#include <sluice/generate/guidance.hpp>
 #include <sluice/generate/heun.hpp>
 #include <sluice/generate/model.hpp>
 #include <sluice/generate/noise.hpp>

@@ -38,11 +38,15 @@ struct heun {
     /// From levels[i] to levels[i + 1], in place; a step needs no history, so steps may be made in any order.
     template <model<X> M, class First = unchanged>
     void step(M& model, X& x, index_t i, First&& first = {}) {
-      const noise_level &s = at(i), &t = at(i + 1);
+      step_between(model, x, i, at(i), at(i + 1), first);
+    }
+    /// The same from level s to level t, which need not be on the grid; i is what the hook is told.
+    template <model<X> M, class First = unchanged>
+    void step_between(M& model, X& x, index_t i, const noise_level& s, const noise_level& t, First&& first = {}) {
       const double a = t.alpha / s.alpha, h = t.alpha * (t.kappa() - s.kappa());
       model(std::as_const(x), s, noise_, form());
       const auto& d = first(i, s, x, noise_, scratch_);
-      if (evaluations(i) == 1) return scale_add(x, a, h, d);
+      if (order_ == 1 || t.sigma == 0) return scale_add(x, a, h, d);
       lincomb(z_, a, x, h, d);
       model(std::as_const(z_), t, second_, form());
       scale_add(x, a, h / 2, d, h / 2, second_);

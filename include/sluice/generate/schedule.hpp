@@ -238,6 +238,17 @@ struct rectified_flow {
   }
 };
 
+/// Checks that these levels are the schedule's at their times, alpha and sigma to 1e-6 of themselves: solvers that ask
+/// the schedule for more than the levels tell need one that belongs to them. Throws invalid_argument.
+template <schedule S>
+void expect_levels_of(const S& s, std::span<const noise_level> levels, const char* function) {
+  for (index_t i = 0; i < std::ssize(levels); ++i) {
+    const noise_level &l = levels[static_cast<std::size_t>(i)], own = s.at(l.t);
+    expects(std::abs(own.alpha - l.alpha) <= 1e-6 * own.alpha && std::abs(own.sigma - l.sigma) <= 1e-6 * own.sigma,
+            function, "levels.t", l.t, i);
+  }
+}
+
 /// The time shift S_s(t) = s t / (1 + (s - 1) t) of flow models, which multiplies kappa by s: S_a(S_b(t)) = S_ab(t),
 /// and 0 and 1 stay. An image of n times the tokens needs s = sqrt(n) for the same visible noise. Throws
 /// invalid_argument unless s > 0 is finite and t is in [0, 1]. Source: Esser et al., ICML 2024 (arXiv:2403.03206),
@@ -245,7 +256,7 @@ struct rectified_flow {
 inline double time_shift(double t, double s) {
   expects(s > 0 && std::isfinite(s), "time_shift", "s", s);
   expects(t >= 0 && t <= 1, "time_shift", "t", t);
-  return s * t / (1 + (s - 1) * t);
+  return s * t / ((1 - t) + s * t);  // exactly 1 at t = 1, which 1 + (s - 1) t is not
 }
 
 }  // namespace sluice
