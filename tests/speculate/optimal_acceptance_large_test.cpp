@@ -319,8 +319,9 @@ void check_rows() {
         CHECK(std::equal(ours.order().begin(), ours.order().end(), plain.order().begin(), plain.order().end()));
         CHECK(std::abs(ours.best<independent_draws>(3).acceptance - plain.best<independent_draws>(3).acceptance) <
               1e-13);
-        CHECK(std::abs(ours.best<draws_without_replacement>(4).acceptance -
-                       plain.best<draws_without_replacement>(4).acceptance) < 1e-12);
+        if (form % 5 == 0)  // the dear one: every way to store either row once
+          CHECK(std::abs(ours.best<draws_without_replacement>(4).acceptance -
+                         plain.best<draws_without_replacement>(4).acceptance) < 1e-12);
         CHECK(std::abs(ours.best<hybrid_draws>(5).acceptance - plain.best<hybrid_draws>(5).acceptance) < 1e-13);
         CHECK(std::abs(ours.single() - plain.single()) < 1e-13);
       }
