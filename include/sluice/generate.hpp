@@ -1,7 +1,12 @@
 #pragma once
+#include <sluice/generate/affine_step.hpp>
 #include <sluice/generate/brownian_path.hpp>
 #include <sluice/generate/churn.hpp>
+#include <sluice/generate/ddim.hpp>
+#include <sluice/generate/dpm_solver.hpp>
 #include <sluice/generate/dualfast.hpp>
+#include <sluice/generate/euler.hpp>
+#include <sluice/generate/exponential.hpp>
 #include <sluice/generate/guidance.hpp>
 #include <sluice/generate/heun.hpp>
 #include <sluice/generate/model.hpp>

@@ -32,9 +32,9 @@ namespace sluice {
 /// finite z.
 inline std::array<double, 5> phi_functions(double z) {
   std::array<double, 5> phi{std::exp(z)};
-  if (std::abs(z) < 1) {
+  if (std::abs(z) < 2) {
     double series = 1;
-    for (int k = 16; k >= 1; --k) series = 1 + z * series / (k + 4);
+    for (int k = 24; k >= 1; --k) series = 1 + z * series / (k + 4);
     phi[4] = series / 24;
     phi[3] = 1.0 / 6 + z * phi[4];
     phi[2] = 0.5 + z * phi[3];
