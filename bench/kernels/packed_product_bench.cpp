@@ -1,10 +1,12 @@
 // Weights times b vectors: a matrix-vector product for each, Eigen's general product, and packed_product.
+#include <sluice/core/thread_pool.hpp>
 #include <sluice/kernels/packed_product.hpp>
 #include <sluice/random/stream.hpp>
 #include <sluice/random/uniform.hpp>
 
 #include <Eigen/Core>
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
@@ -31,7 +33,8 @@ constexpr shape small{"8 MB", 1024, 2048}, medium{"34 MB", 2048, 4096}, large{"1
 struct world {
   matrix weights, x, out;
   sluice::packed_product<float> packed;
-  std::map<index_t, std::pair<double, double>> ratios;  // t(b) / t(1) of sluice and of Eigen
+  sluice::thread_pool two{2};
+  std::map<index_t, std::array<double, 3>> ratios;  // t(b) / t(1)
 
   explicit world(const shape& s) : weights(s.rows, s.cols), x(most, s.cols), out(most, s.rows) {
     fill(weights, 1);
@@ -52,9 +55,10 @@ struct world {
     if (b == 1) return naive(1);  // what a product with one row compiles to where its size is known
     out.topRows(b).noalias() = x.topRows(b) * weights.transpose();
   }
-  void sluice_product(index_t b) {
+  template <class... Executor>
+  void sluice_product(index_t b, const Executor&... executor) {
     packed.multiply({out.data(), static_cast<std::size_t>(b * out.cols())},
-                    {x.data(), static_cast<std::size_t>(b * x.cols())}, b);
+                    {x.data(), static_cast<std::size_t>(b * x.cols())}, b, executor...);
   }
 
   /// Largest |y - exact| / sum |w x| over 64 rows and all positions.
@@ -69,29 +73,39 @@ struct world {
     return worst;
   }
 
-  /// Medians of interleaved calls, b and 1 in turn.
-  const std::pair<double, double>& ratio(index_t b) {
+  /// Medians of interleaved calls, b and 1 in turn: sluice, Eigen, sluice on two threads.
+  const std::array<double, 3>& ratio(index_t b) {
     const auto known = ratios.find(b);
     if (known != ratios.end()) return known->second;
     const auto share = static_cast<std::size_t>(std::max<index_t>(1, (index_t{1} << 23) / weights.size()));
     const std::size_t runs = (bench::options().mode == bench::effort::quick ? 3 : 9) * share;
-    std::vector<double> times[4];
-    const auto time = [&](std::size_t kind, auto&& f) {
-      const auto start = std::chrono::steady_clock::now();
-      f();
-      times[kind].push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    const auto quotient = [&](auto&& f) {  // each kind with its own copy of the weights in the caches
+      std::vector<double> times[2];
+      for (std::size_t run = 0; run < runs; ++run)
+        for (const bool many : {false, true}) {
+          const auto start = std::chrono::steady_clock::now();
+          f(many ? b : 1);
+          times[many].push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+        }
+      for (auto& t : times) std::nth_element(t.begin(), t.begin() + static_cast<std::ptrdiff_t>(runs / 2), t.end());
+      return times[1][runs / 2] / times[0][runs / 2];
     };
-    for (std::size_t run = 0; run < runs; ++run) {  // each with its own copy of the weights in the caches
-      time(0, [&] { sluice_product(1); });
-      time(1, [&] { sluice_product(b); });
+    return ratios[b] = {quotient([&](index_t n) { sluice_product(n); }), quotient([&](index_t n) { eigen(n); }),
+                        quotient([&](index_t n) { sluice_product(n, two); })};
+  }
+  /// The ratios for b, or for all positions.
+  std::string curves(index_t b, bool all) {
+    constexpr const char* names[] = {"sluice", "Eigen", "sluice on two threads"};
+    std::string text = all ? "t(b)/t(1), b = 2, ..., 16" : "t(b)/t(1)";
+    for (std::size_t kind = 0; kind < 3; ++kind) {
+      text += (kind == 0 ? ": " : ", ") + std::string(names[kind]);
+      for (index_t i = all ? 2 : b; i <= (all ? most : b); ++i) {
+        char number[16];
+        std::snprintf(number, sizeof number, " %.2f", ratio(i)[kind]);
+        text += number;
+      }
     }
-    for (std::size_t run = 0; run < runs; ++run) {
-      time(2, [&] { eigen(1); });
-      time(3, [&] { eigen(b); });
-    }
-    for (auto& t : times) std::nth_element(t.begin(), t.begin() + static_cast<std::ptrdiff_t>(runs / 2), t.end());
-    const auto median = [&](std::size_t kind) { return times[kind][runs / 2]; };
-    return ratios[b] = {median(1) / median(0), median(3) / median(2)};
+    return text;
   }
 
  private:
@@ -117,12 +131,7 @@ auto product(const shape& s, index_t b, variant v) {
     state.counters["quality"] = w.error(b);
     state.counters["b"] = static_cast<double>(b);
     state.SetItemsProcessed(state.iterations() * b);
-    if (v == variant::sluice) {
-      const auto& [ours, eigens] = w.ratio(b);
-      char label[80];
-      std::snprintf(label, sizeof label, "t(b)/t(1): sluice %.2f, Eigen %.2f", ours, eigens);
-      state.SetLabel(label);
-    }
+    if (v == variant::sluice) state.SetLabel(w.curves(b, b == 8 && bench::options().mode != bench::effort::quick));
   };
 }
 
@@ -133,7 +142,7 @@ void register_rows(const shape& s, std::initializer_list<index_t> positions) {
                "bytes of weights",
                {.name = "error / sum |w x|", .tolerance = 1e-6},
                "t(5)/t(1) = 1.15 to 2.1, t(8)/t(1) = 1.8 to 2.9; general products 2.2 to 9",
-               "one thread, floats"}
+               "floats, one thread; b = 8: all ratios"}
         .naive(product(s, b, variant::naive))
         .sluice(product(s, b, variant::sluice))
         .peer("Eigen's general product", product(s, b, variant::eigen));
