@@ -117,6 +117,32 @@ TEST_CASE("model: one level for each sample", "[generate][model]") {
   }
 }
 
+TEST_CASE("model: EDM's preconditioning around a raw network", "[generate][model]") {
+  // For data N(0, d^2) the best network is 0: data = c_skip y is the exact denoiser.
+  const double d = 0.5;
+  const noise_level l = vp_linear().at(0.5);
+  const Eigen::VectorXd x = Eigen::VectorXd::LinSpaced(5, -2, 2);
+  Eigen::VectorXd out(5);
+  auto zero = edm_preconditioned([](const Eigen::VectorXd&, double, Eigen::VectorXd& f) { f.setZero(); }, x, d);
+  const auto allocated = support::allocations_in([&] { zero(x, l, out, predicts::data); });
+  CHECK(allocated == 0);
+  const double gain = l.alpha * d * d / (l.alpha * l.alpha * d * d + l.sigma * l.sigma);
+  CHECK((out - gain * x).norm() < 1e-15);
+  double told = 0;
+  auto network = edm_preconditioned(
+      [&](const Eigen::VectorXd& scaled, double c_noise, Eigen::VectorXd& f) {
+        told = c_noise;
+        f = 2 * scaled;
+      },
+      x, d);
+  network(x, l, out, predicts::noise);
+  CHECK(told == Approx(std::log(l.kappa()) / 4));
+  const double k = l.kappa(), v = k * k + d * d;
+  const Eigen::VectorXd y = x / l.alpha, data = d * d / v * y + k * d / std::sqrt(v) * 2 * y / std::sqrt(v);
+  CHECK((out - (y - data) / k).norm() < 1e-14);
+  SLUICE_CHECK_THROWS(edm_preconditioned(0, x, 0), "edm_preconditioned", "sigma_data", -1);
+}
+
 TEST_CASE("guidance: weights 1 and 0 are the models themselves, to the bit", "[generate][guidance]") {
   const noise_level l = vp_linear().at(0.6);
   const Eigen::VectorXd x = Eigen::VectorXd::LinSpaced(9, -1, 2);

@@ -72,6 +72,15 @@ struct default_mixing<heun> {
     return recipe.order == 1 ? 0.5 : 2 / static_cast<double>(std::max<index_t>(n, 2));
   }
 };
+enum class third_order;
+template <int Order, third_order Third>
+struct dpm_multistep;
+template <int Order, third_order Third>
+struct default_mixing<dpm_multistep<Order, Third>> {
+  static double c(const dpm_multistep<Order, Third>&, index_t n) {
+    return Order == 1 ? 0.5 : Order == 2 ? 2 / static_cast<double>(std::max<index_t>(n, 2)) : 0.0;
+  }
+};
 template <int Order>
 struct unipc;
 /// UniPC gains nothing above six steps, and loses.

@@ -1,5 +1,7 @@
 #pragma once
+#include <sluice/core/expects.hpp>
 #include <sluice/core/tensor.hpp>
+#include <sluice/generate/parameterisation.hpp>
 
 #include <cmath>
 #include <concepts>
@@ -7,60 +9,11 @@
 #include <span>
 #include <utility>
 
-/// What a sampler asks of a network: noise levels, the forms of a prediction, and a wrapper that converts between them.
-///
 /// A noisy state is x = alpha data + sigma noise. Every schedule (variance preserving, EDM, flow) is a map from a time
 /// t to (alpha, sigma), and in the scaled state x / alpha and kappa = sigma / alpha they share one equation, the
 /// probability-flow ODE d(x / alpha) / d kappa = E[noise | x]. Solvers therefore see levels, not schedules.
 /// Sources: Song et al., ICLR 2021 (arXiv:2011.13456); Karras et al., NeurIPS 2022 (arXiv:2206.00364).
 namespace sluice {
-
-/// The quantity of which a model writes the conditional mean, given the state:
-/// noise; data; velocity = noise - data (flow matching); score = -noise / sigma; v = alpha noise - sigma data
-/// (Salimans and Ho, arXiv:2202.00512).
-enum class predicts { noise, data, velocity, score, v };
-
-/// One level: x = alpha data + sigma noise. t is what the network is told. Plain numbers; alpha >= 0, sigma >= 0.
-struct noise_level {
-  double t = 0, alpha = 1, sigma = 0;
-  /// Noise to signal: EDM's sigma, DEIS's rho. Infinite at alpha = 0.
-  double kappa() const { return sigma / alpha; }
-  /// Half the logarithm of the signal-to-noise ratio, -log kappa; infinite at sigma = 0, minus infinite at alpha = 0.
-  double lambda() const { return std::log(alpha / sigma); }
-  friend bool operator==(const noise_level&, const noise_level&) = default;
-};
-
-/// wanted = x * state + p * prediction.
-struct affine {
-  double x = 0, p = 1;
-};
-
-/// How a prediction of the form `from` becomes one of the form `to`, exactly, at this level. Infinite or NaN where the
-/// one form does not determine the other: noise and score say nothing of the data at alpha = 0, data nothing of the
-/// noise at sigma = 0.
-inline affine conversion(predicts from, predicts to, const noise_level& l) {
-  if (from == to) return {0, 1};
-  // Each form is a combination of data and noise; the state is the other equation.
-  const auto part = [&l](predicts form) -> std::pair<double, double> {
-    switch (form) {
-      case predicts::noise:
-        return {0, 1};
-      case predicts::data:
-        return {1, 0};
-      case predicts::velocity:
-        return {-1, 1};
-      case predicts::score:
-        return {0, -1 / l.sigma};
-      case predicts::v:
-        break;
-    }
-    return {-l.sigma, l.alpha};
-  };
-  const auto [a, b] = part(from);
-  const auto [c, d] = part(to);
-  const double determinant = l.alpha * b - l.sigma * a;
-  return {(c * b - d * a) / determinant, (l.alpha * d - l.sigma * c) / determinant};
-}
 
 /// What solvers call: writes the prediction for state x at a level, in the form that is wanted. X is the type of the
 /// state; the solver's own tensors have the type owner_t<X>.
@@ -100,6 +53,37 @@ struct prediction_model {
 template <predicts P, class F>
 prediction_model<P, F> prediction(F f) {
   return {std::move(f)};
+}
+
+/// A raw EDM network f(scaled input, c_noise, out) as a model: two passes beside the network. Owns one tensor; a call
+/// allocates nothing. One object a thread.
+template <class F, class O>
+class edm_network {
+ public:
+  edm_network(F f, O scaled, double sigma_data)
+      : f_(std::move(f)), scaled_(std::move(scaled)), sigma_data_(sigma_data) {}
+  edm_network(edm_network&&) = default;  // move-only: a copied tensor may share storage
+  edm_network& operator=(edm_network&&) = default;
+
+  template <class X>
+  void operator()(const X& x, const noise_level& level, O& out, predicts want) {
+    const edm_preconditioning c = edm_coefficients(level, sigma_data_);
+    lincomb(scaled_, c.in / level.alpha, x);
+    f_(std::as_const(scaled_), c.noise, out);
+    const affine k = conversion(predicts::data, want, level);
+    scale_add(out, k.p * c.out, k.p * c.skip / level.alpha + k.x, x);
+  }
+
+ private:
+  F f_;
+  O scaled_;
+  double sigma_data_;
+};
+/// `like` gives the shape of the states. Throws invalid_argument unless sigma_data > 0 is finite.
+template <class F, tensor X>
+edm_network<F, owner_t<X>> edm_preconditioned(F f, const X& like, double sigma_data = 0.5) {
+  expects(sigma_data > 0 && std::isfinite(sigma_data), "edm_preconditioned", "sigma_data", sigma_data);
+  return {std::move(f), zeros_like(like), sigma_data};
 }
 
 }  // namespace sluice
