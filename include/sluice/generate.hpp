@@ -1,5 +1,6 @@
 #pragma once
 #include <sluice/generate/affine_step.hpp>
+#include <sluice/generate/bottleneck.hpp>
 #include <sluice/generate/brownian_path.hpp>
 #include <sluice/generate/churn.hpp>
 #include <sluice/generate/ddim.hpp>
@@ -11,6 +12,7 @@
 #include <sluice/generate/heun.hpp>
 #include <sluice/generate/model.hpp>
 #include <sluice/generate/noise.hpp>
+#include <sluice/generate/resize.hpp>
 #include <sluice/generate/sample.hpp>
 #include <sluice/generate/schedule.hpp>
 #include <sluice/generate/solver.hpp>
