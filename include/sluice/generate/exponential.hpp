@@ -85,20 +85,20 @@ inline void expect_exponential(predicts form, std::span<const noise_level> level
 
 namespace detail {
 
-/// The last predictions of a multi-step solver, newest first, in N tensors that are allocated once and never copied.
-/// A step that does not follow the one before it finds no history.
+/// The last predictions of a multi-step solver, newest first, in N tensors that are allocated once and never copied
+/// (or fewer: `length`). A step that does not follow the one before it finds no history.
 template <class O, int N>
 class prediction_ring {
  public:
   template <class X>
-  explicit prediction_ring(const X& like) {
-    tensors_.reserve(N);
-    for (int k = 0; k < N; ++k) tensors_.push_back(zeros_like(like));
+  explicit prediction_ring(const X& like, int length = N) : length_(length) {
+    tensors_.reserve(static_cast<std::size_t>(length));
+    for (int k = 0; k < length; ++k) tensors_.push_back(zeros_like(like));
   }
   prediction_ring(prediction_ring&&) = default;  // move-only: a copied tensor may share storage
   prediction_ring& operator=(prediction_ring&&) = default;
 
-  /// Call it first in step i: how many predictions of the steps i - 1, i - 2, ... there are, at most N - 1.
+  /// Call it first in step i: how many predictions of the steps i - 1, i - 2, ... there are, at most length - 1.
   int begin(index_t i) {
     if (i != next_) count_ = 0;
     return count_;
@@ -110,8 +110,8 @@ class prediction_ring {
   const O& operator[](int k) const { return tensors_[slot(k)]; }
   /// Call it last in step i: the tensor 0 becomes history.
   void end(index_t i) {
-    newest_ = (newest_ + N - 1) % N;
-    if (count_ < N - 1) ++count_;
+    newest_ = (newest_ + length_ - 1) % length_;
+    if (count_ < length_ - 1) ++count_;
     next_ = i + 1;
   }
   void reset() { count_ = 0; }
@@ -129,9 +129,9 @@ class prediction_ring {
   }
 
  private:
-  std::size_t slot(int k) const { return static_cast<std::size_t>((newest_ + k) % N); }
+  std::size_t slot(int k) const { return static_cast<std::size_t>((newest_ + k) % length_); }
   std::vector<O> tensors_;
-  int newest_ = 0, count_ = 0;
+  int length_, newest_ = 0, count_ = 0;
   index_t next_ = 0;
 };
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -162,6 +163,32 @@ inline std::vector<index_t> trailing_indices(index_t n, index_t n_steps) {
             std::nearbyint(static_cast<double>(n_steps) -
                            static_cast<double>(j) * static_cast<double>(n_steps) / static_cast<double>(n))) -
         1;
+  return list;
+}
+/// For networks that know whole indices only: the positions (not negative, falling; power_times(n, N - 1, 0, 2), say)
+/// rounded down, each index once; what falls together is replaced by the smallest unused indices above the last. As
+/// many indices as positions, falling. Throws invalid_argument unless positions fall from below N to 0 or more and
+/// there are that many indices from the last one up. Source: the code of Zhang and Chen (arXiv:2204.13902).
+inline std::vector<index_t> distinct_indices(std::span<const double> positions, index_t n_steps) {
+  expects(!positions.empty(), "distinct_indices", "positions.size", positions.size());
+  std::vector<index_t> list;
+  list.reserve(positions.size());
+  for (index_t i = 0; i < std::ssize(positions); ++i) {
+    const double p = positions[static_cast<std::size_t>(i)];
+    expects(p >= 0 && p < static_cast<double>(n_steps), "distinct_indices", "positions", p, i);
+    expects(i == 0 || p < positions[static_cast<std::size_t>(i - 1)], "distinct_indices", "positions", p, i);
+    const auto index = static_cast<index_t>(std::floor(p));
+    if (list.empty() || index != list.back()) list.push_back(index);
+  }
+  expects(std::ssize(positions) <= n_steps - list.back(), "distinct_indices", "positions.size", positions.size());
+  std::reverse(list.begin(), list.end());  // rises
+  const std::size_t n = positions.size(), kept = list.size();
+  index_t free = list.front();
+  for (std::size_t used = 0; list.size() < n;) {  // walks the gaps of the kept indices
+    while (used < kept && list[used] == free) ++used, ++free;
+    list.push_back(free++);
+  }
+  std::sort(list.begin(), list.end(), std::greater<>{});
   return list;
 }
 /// The list of latent consistency models: of the `original` indices k N/original - 1, k = original, ..., 1, those at
