@@ -1,5 +1,6 @@
 #pragma once
 #include <sluice/generate/affine_step.hpp>
+#include <sluice/generate/bidirectional.hpp>
 #include <sluice/generate/bottleneck.hpp>
 #include <sluice/generate/brownian_path.hpp>
 #include <sluice/generate/churn.hpp>
