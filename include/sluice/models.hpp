@@ -2,6 +2,7 @@
 #include <sluice/models/adam.hpp>
 #include <sluice/models/bigram_table.hpp>
 #include <sluice/models/denoiser.hpp>
+#include <sluice/models/diagonal_mixture.hpp>
 #include <sluice/models/draws.hpp>
 #include <sluice/models/feed_forward_lm.hpp>
 #include <sluice/models/gaussian.hpp>
@@ -11,8 +12,10 @@
 #include <sluice/models/mixture_1d.hpp>
 #include <sluice/models/ngram.hpp>
 #include <sluice/models/ngram_language_model.hpp>
+#include <sluice/models/patch_attention.hpp>
 #include <sluice/models/suffix_model.hpp>
 #include <sluice/models/text_generator.hpp>
+#include <sluice/models/texture_mixture.hpp>
 #include <sluice/models/tokenizers.hpp>
 #include <sluice/models/transformer.hpp>
 #include <sluice/models/zipf_pair.hpp>
