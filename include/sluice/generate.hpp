@@ -1,12 +1,16 @@
 #pragma once
 #include <sluice/generate/affine_step.hpp>
+#include <sluice/generate/attention_control.hpp>
 #include <sluice/generate/bidirectional.hpp>
 #include <sluice/generate/bottleneck.hpp>
 #include <sluice/generate/brownian_path.hpp>
 #include <sluice/generate/churn.hpp>
+#include <sluice/generate/ddcm.hpp>
 #include <sluice/generate/ddim.hpp>
 #include <sluice/generate/dpm_solver.hpp>
 #include <sluice/generate/dualfast.hpp>
+#include <sluice/generate/edit_baselines.hpp>
+#include <sluice/generate/editing.hpp>
 #include <sluice/generate/euler.hpp>
 #include <sluice/generate/exponential.hpp>
 #include <sluice/generate/guidance.hpp>
