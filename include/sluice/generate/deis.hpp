@@ -122,8 +122,9 @@ struct in_log_kappa {
 template <schedule Schedule>
 class in_time {
  public:
+  in_time() requires std::default_initializable<Schedule> : in_time(Schedule{}) {}
   /// `schedule` is that of the levels. Computes the rule: about 0.1 ms. Throws invalid_argument unless n_nodes >= 1.
-  explicit in_time(Schedule schedule = {}, index_t n_nodes = 64)
+  explicit in_time(Schedule schedule, index_t n_nodes = 64)
       : schedule_(std::move(schedule)), rule_(gauss_legendre(n_nodes, 0, 1)) {}
 
   deis_weights weights(std::span<const noise_level> nodes, const noise_level& to) const {
@@ -161,6 +162,7 @@ struct classical_weights {
 };
 
 /// One step of Adams-Bashforth: x_t = state x_s + sum_j weight[j] noise_{-j}, newest first, weight[j] = alpha_t c_j.
+/// A step from alpha_s = 0 is (sigma_t/sigma_s) x_s + alpha_t data, and its row holds these two.
 struct deis_row {
   double state = 0;  ///< alpha_t / alpha_s
   double first = 0;  ///< alpha_t (kappa_t - kappa_s): the first-order step, and the sum of the weights
@@ -183,6 +185,7 @@ deis_row make_deis_row(const Variable& variable, std::span<const noise_level> le
   const noise_level &s = at(i), &t = at(i + 1);
   std::array<noise_level, 4> nodes{};
   for (int j = 0; j <= order; ++j) nodes[static_cast<std::size_t>(j)] = at(i - j);
+  if (s.alpha == 0) return {t.sigma / s.sigma, t.alpha, {t.alpha}, 0};
   deis_row row{t.alpha / s.alpha, t.alpha * (t.kappa() - s.kappa()), {}, order};
   row.weight = variable.weights(std::span<const noise_level>(nodes).first(static_cast<std::size_t>(order + 1)), t);
   for (double& w : row.weight) w *= t.alpha;
@@ -191,7 +194,7 @@ deis_row make_deis_row(const Variable& variable, std::span<const noise_level> le
 }
 inline void expect_deis(int order, std::span<const noise_level> levels) {
   expects(order >= 0 && order <= 3, "deis", "order", order);
-  expect_levels(levels, "deis");
+  expect_levels(levels, "deis", true);
 }
 }  // namespace detail
 
@@ -203,8 +206,11 @@ std::vector<deis_row> deis_table(const Variable& variable, std::span<const noise
   variable.check(levels);
   std::vector<deis_row> table;
   table.reserve(levels.size() - 1);
-  for (index_t i = 0; i + 1 < std::ssize(levels); ++i)
-    table.push_back(detail::make_deis_row(variable, levels, i, static_cast<int>(std::min<index_t>(i, order))));
+  const index_t start = levels.front().alpha == 0 ? 1 : 0;  // kappa is infinite there: not a node
+  for (index_t i = 0; i + 1 < std::ssize(levels); ++i) {
+    const auto degree = std::clamp<index_t>(i - start, 0, order);
+    table.push_back(detail::make_deis_row(variable, levels, i, static_cast<int>(degree)));
+  }
   return table;
 }
 
@@ -220,6 +226,9 @@ std::vector<deis_row> deis_table(const Variable& variable, std::span<const noise
 ///
 /// The hook's value f enters the first-order term, differences are raw: sum_j c_j noise_{-j} is
 /// (kappa_{i+1} - kappa_i) f + sum_{j > 0} c_j (noise_{-j} - noise_0).
+///
+/// Levels may begin at alpha = 0 (rectified_flow at t = 1). There the noise is x/sigma and the model is asked for data:
+/// the step is sigma_t noise + alpha_t data, the hook sees the noise, and history begins at the next level.
 ///
 /// Choose the variable by the grid: in_time for powers of t, in_log_kappa for grids even in log kappa or kappa^(1/7).
 /// in_log_kappa with order 3 on times evenly spread is worse than order 0: look at deis_row::extrapolation.
@@ -239,7 +248,7 @@ struct deis {
         : table_(deis_table(recipe.variable, levels, recipe.order)),
           variable_(recipe.variable),
           levels_(levels.begin(), levels.end()),
-          past_(like, recipe.order + 1),
+          past_(like, std::max(recipe.order + 1, levels.front().alpha == 0 ? 2 : 1)),
           scratch_(zeros_like(like)) {}
     stepper(stepper&&) = default;  // move-only: a copied tensor may share storage
     stepper& operator=(stepper&&) = default;
@@ -249,6 +258,7 @@ struct deis {
     void step(M& model, X& x, index_t i, First&& first = {}) {
       const int earlier = past_.begin(i);
       const noise_level& s = levels_[static_cast<std::size_t>(i)];
+      if (s.alpha == 0) return from_pure_noise(model, x, i, first);
       model(std::as_const(x), s, past_[0], predicts::noise);
       const auto& f = first(i, s, x, std::as_const(past_[0]), scratch_);
       const deis_row& row = table_[static_cast<std::size_t>(i)];
@@ -268,6 +278,16 @@ struct deis {
     std::span<const deis_row> table() const { return table_; }
 
    private:
+    template <class M, class First>
+    void from_pure_noise(M& model, X& x, index_t i, First& first) {
+      const noise_level &s = levels_[static_cast<std::size_t>(i)], &t = levels_[static_cast<std::size_t>(i + 1)];
+      past_.reset();
+      auto &noise = past_[0], &data = past_[1];
+      model(std::as_const(x), s, data, predicts::data);
+      lincomb(noise, 1 / s.sigma, x);
+      const auto& f = first(i, s, x, std::as_const(noise), scratch_);
+      lincomb(x, t.sigma, f, t.alpha, data);
+    }
     /// One pass, with as many terms as there are.
     template <class F>
     void advance(X& x, const deis_row& row, const F& f) {
@@ -292,9 +312,9 @@ struct deis {
     owner_t<X> scratch_;
   };
 
-  /// `like` gives the shape only. Throws invalid_argument unless order is 0 to 3, every alpha is positive and kappa
-  /// falls strictly, to 0 at the lowest; in_log_kappa: unless kappa is positive; in_time: unless the levels are those
-  /// of the schedule at their times. A grid of rectified_flow begins below t = 1, say at 0.999.
+  /// `like` gives the shape only. Throws invalid_argument unless order is 0 to 3, every alpha is positive (the first
+  /// may be 0) and kappa falls strictly, to 0 at the lowest; in_log_kappa: unless kappa is positive; in_time: unless
+  /// the levels are those of the schedule at their times.
   template <writable_tensor X>
   stepper<X> bind(const X& like, std::span<const noise_level> levels) const {
     return {like, levels, *this};
