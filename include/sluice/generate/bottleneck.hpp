@@ -513,16 +513,19 @@ class bottleneck_sampler {
     const bool done = run_steps(i, watched, options, observer);
     result_.stats.nfe = earlier + report.calls;
     bool good = done;
-    if constexpr (Transition::needs == data_source::call) {
-      if (done && here.change) {
+    const O* data = nullptr;
+    if (done && here.change) {
+      if constexpr (Transition::needs == data_source::last_step) data = &*r.data;
+      if constexpr (Transition::needs == data_source::call) {
         if (result_.stats.nfe + 1 > options.max_nfe) {
           good = stop(status::budget_exhausted, i, report.steps);
         } else {
           watched(std::as_const(r.state), here.levels.back(), r.good, predicts::data);
           ++result_.stats.nfe;
-          if (!std::isfinite(norm(r.good))) good = stop(status::diverged, i, report.steps);
+          data = &r.good;
         }
       }
+      if (data != nullptr && !std::isfinite(norm(*data))) good = stop(status::diverged, i, report.steps);
     }
     report.seconds = seconds_since(begin);
     if (!good || !here.change) return good;
@@ -530,9 +533,7 @@ class bottleneck_sampler {
     const auto middle = Clock::now();
     const bound_stage& next = stages_[static_cast<std::size_t>(i + 1)];
     resolution& to = resolutions_[next.place];
-    const O* data = &r.good;
-    if constexpr (Transition::needs == data_source::last_step) data = &*r.data;
-    (*here.change)(to.state, std::as_const(r.state), *data, to.good,
+    (*here.change)(to.state, std::as_const(r.state), data == nullptr ? std::as_const(r.good) : *data, to.good,
                    [&](O& out) { draws(out, i + 1, here.levels.back(), next.levels.front()); });
     result_.stages[static_cast<std::size_t>(i + 1)].transition_seconds = seconds_since(middle);
     return true;
