@@ -2,6 +2,7 @@
 #include <sluice/core.hpp>
 #include <sluice/core/version.hpp>
 #include <sluice/draw.hpp>
+#include <sluice/generate.hpp>
 #include <sluice/kernels.hpp>
 #include <sluice/random.hpp>
 #include <sluice/speculate.hpp>

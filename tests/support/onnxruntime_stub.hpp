@@ -10,10 +10,10 @@
 #include <utility>
 #include <vector>
 
-/// The few declarations of ONNX Runtime's C++ interface that docs/guides/engines.md uses, with a tiny engine behind
-/// them, so that the snippets compile and run without ONNX Runtime. Names and meaning follow onnxruntime_cxx_api.h;
-/// this is not that header and nothing here comes from it. The model has the inputs and outputs of a decoder that was
-/// exported with its cache: one layer, two heads of two numbers.
+/// The few declarations of ONNX Runtime's C++ interface that docs/guides/engines.md and your-own-denoiser.md use, with
+/// a tiny engine behind them, so that the snippets compile and run without ONNX Runtime. Names and meaning follow
+/// onnxruntime_cxx_api.h; this is not that header and nothing here comes from it. The model has the inputs and outputs
+/// of a decoder that was exported with its cache (one layer, two heads of two numbers), or of a denoiser.
 
 enum OrtAllocatorType { OrtDeviceAllocator, OrtArenaAllocator };
 enum OrtMemType { OrtMemTypeDefault };
@@ -74,7 +74,8 @@ class Value {
 };
 
 /// input_ids [1, n], attention_mask [1, past + n], past_key_values.0.{key,value} [1, 2, past, 2];
-/// logits [1, n, vocabulary], present.0.{key,value} [1, 2, past + n, 2].
+/// logits [1, n, vocabulary], present.0.{key,value} [1, 2, past + n, 2]. If the first input is called sample:
+/// sample [...], timestep [1]; out_sample [...].
 class Session {
  public:
   explicit Session(float flavour) : flavour_(flavour) {}
@@ -85,6 +86,7 @@ class Session {
         if (name == input_names[i]) return inputs[i];
       throw std::invalid_argument("missing input " + name);
     };
+    if (n_inputs > 0 && input_names[0] == std::string("sample")) return denoise(input("sample"), input("timestep"));
     const Value& ids = input("input_ids");
     const auto n = ids.GetTensorTypeAndShapeInfo().shape[1];
     const auto past = input("past_key_values.0.key").GetTensorTypeAndShapeInfo().shape[2], all = past + n;
@@ -132,6 +134,18 @@ class Session {
   static constexpr std::int64_t vocabulary = 48;
 
  private:
+  /// The noise that is most likely if the data are 0: a share of the state that falls with the time.
+  std::vector<Value> denoise(const Value& sample, const Value& timestep) const {
+    Value out = Value::own(sample.GetTensorTypeAndShapeInfo().shape);
+    std::size_t n = 1;
+    for (const std::int64_t d : sample.GetTensorTypeAndShapeInfo().shape) n *= static_cast<std::size_t>(d);
+    for (std::size_t i = 0; i < n; ++i)
+      out.GetTensorMutableData<float>()[i] =
+          flavour_ * timestep.GetTensorData<float>()[0] / 1000 * sample.GetTensorData<float>()[i];
+    std::vector<Value> all;
+    all.push_back(std::move(out));
+    return all;
+  }
   float flavour_;
 };
 
