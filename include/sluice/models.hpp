@@ -6,6 +6,7 @@
 #include <sluice/models/draws.hpp>
 #include <sluice/models/feed_forward_lm.hpp>
 #include <sluice/models/gaussian.hpp>
+#include <sluice/models/gaussian_blobs.hpp>
 #include <sluice/models/gaussian_mixture.hpp>
 #include <sluice/models/instrumentation.hpp>
 #include <sluice/models/kernel_denoiser.hpp>
