@@ -7,6 +7,7 @@
 #include <sluice/generate/churn.hpp>
 #include <sluice/generate/ddcm.hpp>
 #include <sluice/generate/ddim.hpp>
+#include <sluice/generate/deis.hpp>
 #include <sluice/generate/dpm_solver.hpp>
 #include <sluice/generate/dualfast.hpp>
 #include <sluice/generate/edit_baselines.hpp>
@@ -16,11 +17,14 @@
 #include <sluice/generate/guidance.hpp>
 #include <sluice/generate/heun.hpp>
 #include <sluice/generate/model.hpp>
+#include <sluice/generate/multiscale_rays.hpp>
 #include <sluice/generate/noise.hpp>
 #include <sluice/generate/resize.hpp>
 #include <sluice/generate/sample.hpp>
 #include <sluice/generate/schedule.hpp>
 #include <sluice/generate/solver.hpp>
 #include <sluice/generate/time_grid.hpp>
+#include <sluice/generate/unipc.hpp>
+#include <sluice/generate/volume_rendering.hpp>
 
 /// Everything of generate/: schedules, grids, models, solvers, and what accelerates or steers them.
