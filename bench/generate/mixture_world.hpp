@@ -26,7 +26,7 @@ inline const models::mixture_1d& data() {
                                       Eigen::VectorXd{{0.2, 0.3, 0.1}});
   return law;
 }
-inline const vp_linear& schedule() {
+inline const vp_linear& vp_schedule() {
   static const vp_linear s;
   return s;
 }
@@ -41,7 +41,7 @@ inline const problem& points() {
     problem made{Eigen::VectorXd(400), Eigen::VectorXd(400)};
     for (Eigen::Index i = 0; i < 400; ++i)
       made.start(i) = normal.quantile((static_cast<double>(i) + 0.5) / 400, noise_level{0, 1, 0});
-    data().flow_map(made.exact, made.start, schedule().at(first_time), schedule().at(last_time));
+    data().flow_map(made.exact, made.start, vp_schedule().at(first_time), vp_schedule().at(last_time));
     return made;
   }();
   return p;
@@ -51,15 +51,15 @@ enum class grid { uniform, quadratic, log_snr, karras };
 inline std::vector<noise_level> levels(grid g, index_t n) {
   switch (g) {
     case grid::uniform:
-      return uniform_levels(schedule(), n, first_time, last_time);
+      return uniform_levels(vp_schedule(), n, first_time, last_time);
     case grid::quadratic:
-      return quadratic_levels(schedule(), n, first_time, last_time);
+      return quadratic_levels(vp_schedule(), n, first_time, last_time);
     case grid::log_snr:
-      return log_snr_levels(schedule(), n, first_time, last_time);
+      return log_snr_levels(vp_schedule(), n, first_time, last_time);
     case grid::karras:
       break;
   }
-  return kappa_power_levels(schedule(), n, first_time, last_time);
+  return kappa_power_levels(vp_schedule(), n, first_time, last_time);
 }
 
 /// Root mean square error of the final points. `model` is what the solver sees.

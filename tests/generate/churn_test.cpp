@@ -43,7 +43,7 @@ TEST_CASE("churn: one step is the formula", "[generate][churn]") {
   const auto allocated = support::allocations_in([&] { stepper.step(model, x, 1); });
   CHECK(allocated == 0);
   const noise_level &s = levels[1], &t = levels[2], &hat = stepper.raised_level(1);
-  CHECK(hat.kappa() == Approx(1.3 * s.kappa()).epsilon(1e-12));  // 1.2/4
+  CHECK(hat.kappa() == Approx(1.3 * s.kappa()).epsilon(1e-12));            // 1.2/4
   CHECK(hat.alpha == Approx(vp_linear().at(hat.t).alpha).epsilon(1e-12));  // the time that the network is told
   step_noise{stream{3}}(z, 1, s, s);
   const double added = std::sqrt(hat.kappa() * hat.kappa() - s.kappa() * s.kappa());

@@ -1,0 +1,8 @@
+// Fails for: a solver or wrapper that works for one kind of tensor only, loses its order in a wrapper, allocates in a
+// step, miscounts its evaluations, or forgets a part of its state.
+#include "composition.hpp"
+
+TEMPLATE_TEST_CASE("composition: every solver under every wrapper, vectors", "[generate][composition]", Eigen::VectorXd,
+                   Eigen::MatrixXd, Eigen::VectorXf) {
+  composition::check_all<TestType>(sluice::vp_linear());
+}
