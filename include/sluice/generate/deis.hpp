@@ -183,13 +183,16 @@ template <class Variable>
 deis_row make_deis_row(const Variable& variable, std::span<const noise_level> levels, index_t i, int order) {
   const auto at = [&](index_t k) -> const noise_level& { return levels[static_cast<std::size_t>(k)]; };
   const noise_level &s = at(i), &t = at(i + 1);
-  std::array<noise_level, 4> nodes{};
-  for (int j = 0; j <= order; ++j) nodes[static_cast<std::size_t>(j)] = at(i - j);
   if (s.alpha == 0) return {t.sigma / s.sigma, t.alpha, {t.alpha}, 0};
   deis_row row{t.alpha / s.alpha, t.alpha * (t.kappa() - s.kappa()), {}, order};
+  if (order == 0) {
+    row.weight[0] = row.first;
+    return row;
+  }
+  std::array<noise_level, 4> nodes{};
+  for (int j = 0; j <= order; ++j) nodes[static_cast<std::size_t>(j)] = at(i - j);
   row.weight = variable.weights(std::span<const noise_level>(nodes).first(static_cast<std::size_t>(order + 1)), t);
   for (double& w : row.weight) w *= t.alpha;
-  if (order == 0) row.weight = {row.first};  // the same, exactly
   return row;
 }
 inline void expect_deis(int order, std::span<const noise_level> levels) {
@@ -318,6 +321,16 @@ struct deis {
   template <writable_tensor X>
   stepper<X> bind(const X& like, std::span<const noise_level> levels) const {
     return {like, levels, *this};
+  }
+};
+
+/// What dualfast mixes in if nothing is said (generate/dualfast.hpp): it is worth an order, where one is missing.
+template <class Recipe>
+struct default_mixing;
+template <class Variable>
+struct default_mixing<deis<Variable>> {
+  static double c(const deis<Variable>& recipe, index_t n) {
+    return recipe.order == 0 ? 0.5 : recipe.order == 1 ? 2 / static_cast<double>(std::max<index_t>(n, 2)) : 0.0;
   }
 };
 
