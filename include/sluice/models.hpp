@@ -1,6 +1,7 @@
 #pragma once
 #include <sluice/models/adam.hpp>
 #include <sluice/models/bigram_table.hpp>
+#include <sluice/models/circle_video.hpp>
 #include <sluice/models/denoiser.hpp>
 #include <sluice/models/diagonal_mixture.hpp>
 #include <sluice/models/draws.hpp>
@@ -8,6 +9,8 @@
 #include <sluice/models/gaussian.hpp>
 #include <sluice/models/gaussian_blobs.hpp>
 #include <sluice/models/gaussian_mixture.hpp>
+#include <sluice/models/gaussian_video.hpp>
+#include <sluice/models/gp_video.hpp>
 #include <sluice/models/instrumentation.hpp>
 #include <sluice/models/kernel_denoiser.hpp>
 #include <sluice/models/mixture_1d.hpp>

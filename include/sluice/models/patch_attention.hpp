@@ -79,7 +79,7 @@ struct patch_attention_options {
 /// for twice the resolution. Online softmax over the keys in tiles of at most 512: four queries share each load of a
 /// key, and no matrix of pairs is kept. Squares of differences, not products, so that small kappa keeps its digits.
 /// S, float or double, is the type of the arithmetic, whatever the scalar of x; sums are carried from tile to tile in
-/// double. Floats take about a quarter of the time; with AVX-512 and r = 8 half of each register is idle.
+/// double. Floats take less than half of the time; with AVX-512 and r = 8 half of each register is idle.
 ///
 /// Images are r x r, one a column, pixel (row, col) at row r + col. Work is cut by queries: the same bits on every
 /// executor and for every batch. Allocates in the constructor, and where a call has more columns than any before.
