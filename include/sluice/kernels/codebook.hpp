@@ -170,6 +170,8 @@ class codebook {
     double norm = 0, distance = std::numeric_limits<double>::infinity();
     S least = std::numeric_limits<S>::infinity(), slack = 0;
     index_t index = -1;
+    S score = 0;           // of index, while its distance is not known
+    bool pending = false;  // the distance of index is not known
     bool searched = true;  // by scores; false: settled before
   };
 
@@ -201,6 +203,7 @@ class codebook {
       }
       for (index_t j = 0; j < b; ++j) {
         out[i + j] = found[j].index;
+        if (distance && found[j].pending) settle(found[j], x + j * c);
         if (distance)
           distance[i + j] = found[j].index < 0 ? std::numeric_limits<double>::quiet_NaN() : found[j].distance;
       }
@@ -210,12 +213,17 @@ class codebook {
   /// Twice the rounding error that a score can have, and twice what a distance in double can have.
   void begin(candidate& f, const S* x) const {
     const index_t c = dimension();
-    f.norm = std::sqrt(Eigen::Map<const array>(x, c).template cast<double>().matrix().squaredNorm());
+    const S square = Eigen::Map<const array>(x, c).matrix().squaredNorm();
+    f.norm = std::sqrt(static_cast<double>(square));
+    if (!std::isfinite(square))
+      f.norm = std::sqrt(Eigen::Map<const array>(x, c).template cast<double>().matrix().squaredNorm());
     constexpr double u = std::numeric_limits<S>::epsilon() / 2;
     const double terms = static_cast<double>(std::min<index_t>(c, 512) + c / 512 + 6);
     const double both = f.norm + longest_;
     const double slack = 2 * terms * u * longest_ * both + 4 * static_cast<double>(c + 4) * 0x1p-53 * both * both;
-    f.slack = static_cast<S>(slack * (1 + 8 * u));
+    // 1 %: the norm is that of S. The least normal number: what products below it lose.
+    f.slack =
+        static_cast<S>(1.01 * slack + 4 * static_cast<double>(c) * static_cast<double>(std::numeric_limits<S>::min()));
     if (std::isfinite(f.slack) && std::isfinite(static_cast<S>(f.norm * longest_))) return;
     f.searched = false;
     if (!std::isfinite(f.norm)) return;
@@ -224,6 +232,20 @@ class codebook {
   void offer(candidate& f, index_t k, const S* x) const {
     const double d = detail::squared_distance(x, codes_.data() + k * dimension(), dimension());
     if (d < f.distance || f.index < 0) f.distance = d, f.index = k;
+  }
+
+  /// A code whose score can be that of the nearest. The only one needs no distance.
+  void consider(candidate& f, index_t k, S score, S limit, const S* x) const {
+    if (f.index < 0 || (f.pending && f.score > limit)) {
+      f.index = k, f.score = score, f.pending = true;
+      return;
+    }
+    if (f.pending) settle(f, x);
+    offer(f, k, x);
+  }
+  void settle(candidate& f, const S* x) const {
+    f.distance = detail::squared_distance(x, codes_.data() + f.index * dimension(), dimension());
+    f.pending = false;
   }
 
   /// Scores of one observation with the codes first ... first + n - 1; the products are overwritten.
@@ -250,7 +272,7 @@ class codebook {
     for (index_t k = 0; k < n; k += group)
       if (lowest[k / group] <= limit)
         for (index_t j = k; j < std::min(n, k + group); ++j)
-          if (score[j] <= limit) offer(f, first + j, x);
+          if (score[j] <= limit) consider(f, first + j, score[j], limit, x);
   }
 
   matrix codes_;
