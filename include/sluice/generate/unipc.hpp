@@ -124,7 +124,7 @@ struct unipc {
   static_assert(Order >= 1 && Order <= 3, "unipc has orders 1, 2 and 3");
 
   predicts form = predicts::data;             ///< what is extrapolated: data or noise
-  unipc_variant variant = unipc_variant::b2;  ///< b1 is better with many steps on some networks, says the source
+  unipc_variant variant = unipc_variant::b2;  ///< public code has b1 for unconditional models below ten steps
   bool corrector = true;                      ///< false: UniP, the predictor alone
   bool lower_order_final = true;              ///< orders fall to 1 at the end; steadier below about 15 steps
 
