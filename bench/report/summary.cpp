@@ -24,6 +24,14 @@ constexpr std::array chosen_rows{
     chosen{"speculative-base", "recursive rejection, 4 children, all rejected, V = 32000"},
     chosen{"speculative-base", "bytes 6 from 4, token rejection, gamma = 4"},
     chosen{"speculative-base", "bytes 6 from 4, block verification, gamma = 4"},
+    chosen{"speculative-base", "weights times b vectors, 134 MB, b = 5"},
+    chosen{"speculative-base", "wall clock, taught bigram, chains, controller on"},
+    chosen{"speculative-base", "wall clock, a draft of no use, chains, controller on"},
+    chosen{"spectr", "bytes 6 from 4, K = 8, L = 8"},
+    chosen{"spectr", "k-SEQ, 4 drafts, all rejected, V = 128256"},
+    chosen{"mdsd", "ladder, bytes 6 from 4, n = 4"},
+    chosen{"mdsd", "hybrid, 4 drafts, all rejected, V = 128256"},
+    chosen{"mdsd", "optimal acceptance, without replacement, n = 4, V = 131072"},
     chosen{"tensor-operations", "lincomb, axpy, scale_add, norm; n = 16 to 2^20; float"},
 };
 
