@@ -159,7 +159,7 @@ auto decode(index_t n, index_t b, variant v) {
 }
 
 const bool registered = [] {
-  for (const auto &[n, b] : {std::pair<index_t, index_t>{1024, 1}, {8192, 1}, {32768, 1}, {8192, 8}})
+  for (const auto& [n, b] : {std::pair<index_t, index_t>{1024, 1}, {8192, 1}, {32768, 1}, {8192, 8}})
     bench::row{
         "speculative-base",
         "attention of " + std::to_string(b) + (b == 1 ? " token" : " tokens") + ", " + std::to_string(n) + " positions",
