@@ -1,7 +1,5 @@
-// Fails for: block rays through the corner of the block; rows counted from the bottom; pixel rays block by block
-// instead of row by row; blocks transposed; a border that wraps; bilinear centres off by half a pixel; W_k fitted on y
-// instead of the residual; codes of unscaled features; centred patches; refinement of the best blocks; block and pixel
-// rays that share a key; a subset that prefers late items; a loss that is a sum, or is divided by n_c + n_o.
+// Fails for: block rays through the corner of the block; W_k fitted on y instead of the residual; refinement of the
+// best blocks.
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>

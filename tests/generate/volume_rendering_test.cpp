@@ -1,9 +1,5 @@
-// Fails for: an inclusive transmittance; 1 - exp for expm1; a last spacing of 1e10; the background times the opacity; a
-// depth that is not divided; the stratum's left end for its middle; a sample of the next stratum; the CDF searched with
-// >=; no floor; a floor that is not normalised; a last CDF value below 1; exp(+d/beta); the Laplace CDF mirrored; the
-// NeuS quotient upside down; the last sample of NeuS counted; a coarse weight that reaches back; fine samples not
-// merged; rays that end too early, or whose end changes others; an invalid ray that spoils its chunk.
-#include <atomic>
+// Fails for: an inclusive transmittance; the background times the opacity; fine samples behind the coarse ones
+// instead of among them.
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>

@@ -1,8 +1,5 @@
-// Fails for: ties to the highest index; the least score taken for the least distance (no comparison in double); codes
-// of the second tile offset by one; a slack without its factor two; sums in the wrong row; S for the mean; an empty
-// code set to 0; the farthest observation from the old code instead of its updated one; g and 1 - g swapped; counts not
-// smoothed; smoothing without the total; entropy in bits; a straight-through gradient that the codes scale; the
-// commitment pull with the wrong sign.
+// Fails for: ties to the highest index; the least score taken for the least distance (no comparison in double);
+// counts smoothed without their total; the commitment pull with the wrong sign.
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <limits>
