@@ -55,10 +55,10 @@ void renoised_state(X&& x, const Z& z, const N& n, const Xi& xi, const noise_lev
 ///     n_{i+1} = sqrt(1 - eta) (x_target - alpha_i z_{i+1})/sigma_i + sqrt(eta) xi_{i+1},    n_0 = xi_0,
 /// and the last z is the result: the target's denoising, plus what the source's own denoising misses. At eta = 1, the
 /// default, n is fresh at every step. Whatever both models say alike cancels: with equal conditions z is x0 to the bit
-/// at every step, and coordinates that the edit does not touch stay, for any model.
+/// at every step, for any model, and coordinates on which the predictions agree stay.
 ///
-/// Two evaluations a step, no inversion, no trajectory: 6 tensors shaped like x0 (7 for eta < 1; 9 or 11 with a layout
-/// branch). A step is five passes over memory besides the models and the noise, and allocates nothing.
+/// Two evaluations a step, no inversion, no trajectory: 5 tensors shaped like x0 (6 for eta < 1; 8 or 10 with a layout
+/// branch). A step is six passes over memory besides the models and the noise, and allocates nothing.
 ///
 /// Levels: any schedule, kappa falling; the models are called at each one with sigma > 0, so N steps are N levels; a
 /// last level with sigma = 0 is not called, so that the grids of time_grid.hpp serve as they are. The usual list is
