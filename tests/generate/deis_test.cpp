@@ -1,7 +1,7 @@
-// Fails for: a Lagrange basis on the wrong node, or in the wrong variable; oldest prediction first; alpha of the wrong
-// level; an order that grows too early or never; a quadrature with too few points; t of the wrong end; a corner of a
-// tableau, or a stage at the wrong level; the hook's value in a difference; history kept over a reset or a gap, or
-// begun at infinite kappa; indices that repeat.
+// Fails for: oldest prediction first; alpha of the wrong level; an order that stops growing at 2; four quadrature
+// points for 64; t of the wrong end of a step; a factorial in the integrals of log kappa; a corner of a tableau; a
+// stage at the level before; the hook's value in a difference; a restart inside the grid with full order; indices that
+// repeat.
 #include <Eigen/Geometry>
 #include <catch2/catch.hpp>
 #include <limits>

@@ -1,7 +1,6 @@
-// Fails for: 1/2 solved for, or B left out of the 1/2 terms; a corrector of the new step's order; a corrector on the
-// last step or on the first alone; m_t evaluated at the corrected state; nodes of the wrong sign; the correction not
-// scaled by the next step; the hook's value in a difference, or left out of the corrector's base; history that survives
-// a reset or a gap; orders that do not fall at the end.
+// Fails for: 1/2 solved for; a corrector of the new step's order; a correction not scaled by the next step; nodes of
+// the wrong sign; orders that do not fall at the end; a correction with infinite B; a state without the last order; the
+// hook's value in a difference; history that survives a gap.
 #include <Eigen/LU>
 #include <catch2/catch.hpp>
 #include <limits>
