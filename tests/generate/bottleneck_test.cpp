@@ -1,8 +1,10 @@
-// Fails for: grids that are not shifted at their ends, or by s instead of 1/s; the restart level of "down" and "up"
-// exchanged, or f^2 for f; a noisy state that is interpolated; added noise that keeps its block averages; q of the
-// wrong c; the state not rescaled by alpha'/alpha; tau of another boundary; the estimate at the wrong level; history
-// that survives a transition; a stage that sees the other model; the starting noise used again for a transition; a call
-// that is not counted, or counted for the wrong resolution; a stage in front of no steps that is run.
+// Fails for: grids that are not shifted at their ends, or by 1/s instead of s; f instead of 1/f on the way down, or f^2
+// on the way up; a noisy state that is interpolated; added noise that keeps its block averages, or is of the old level;
+// q of the wrong c; the state not rescaled by alpha'/alpha, or the estimate by alpha'; tau of another boundary; the
+// estimate at the wrong level, or the state taken for it; a solver that is not reset; a stage that sees the other
+// model; the starting noise used again; a call or time that is not booked where it is due; a level reported one step
+// late; a state that is not restored; a result of the wrong size taken as it is; a stage of no steps in front that is
+// run.
 #include <Eigen/Core>
 #include <catch2/catch.hpp>
 #include <chrono>
@@ -121,6 +123,25 @@ struct interpolate_noisy_state {
   auto bind(const stage_change& c) const {
     return [resize = image_resizer<S>(c.from_shape, c.to_shape, bilinear_kernel{})](
                auto& to, const auto& from, const auto&, auto&, auto&&) mutable { resize(to, from); };
+  }
+};
+
+/// DDIM that counts how often it is reset.
+struct counts_resets {
+  int* resets = nullptr;
+  template <class X>
+  struct stepper : ddim<>::stepper<X> {
+    using base = ddim<>::stepper<X>;
+    stepper(base b, int* n) : base(std::move(b)), count(n) {}
+    void reset() {
+      ++*count;
+      base::reset();
+    }
+    int* count;
+  };
+  template <writable_tensor X>
+  stepper<X> bind(const X& like, std::span<const noise_level> levels) const {
+    return {ddim<>{}.bind(like, levels), resets};
   }
 };
 
@@ -402,6 +423,17 @@ TEMPLATE_TEST_CASE("bottleneck: history does not cross a transition", "[generate
   const auto allocated = support::allocations_in([&] { static_cast<void>(sampler(both, x, {}, key)); });
   CHECK(allocated == 0);
   CHECK(x == first);
+}
+
+TEST_CASE("bottleneck: every run begins with solvers that are reset", "[generate][bottleneck]") {
+  int resets = 0;
+  matrix x(64, 2);
+  auto sampler = plan_of<counts_resets>(short_plan, {&resets}).bind(x);
+  pair_of_models models;
+  for (int run = 1; run <= 3; ++run) {
+    REQUIRE(sampler(models(), x, {}, key).status == status::completed);
+    CHECK(resets == 3 * run);
+  }
 }
 
 TEST_CASE("bottleneck: the same resolution again is the solver, started again", "[generate][bottleneck]") {

@@ -1,7 +1,6 @@
-// Fails for: centres at whole numbers; weights that are not divided by their sum at the border; a window that rounds
-// the other way; support that does not grow when shrinking; height and width exchanged; planes that run into each
-// other; a block average over f instead of f^2 pixels; noise that keeps its block averages, or loses the part that q
-// leaves; a row or column that is left out where the width is not a multiple of 16.
+// Fails for: centres at whole numbers; weights that are not divided by their sum; a window that rounds the other way;
+// support that does not grow when shrinking; planes that are read from one place; a block average over f instead of f^2
+// pixels; q left out of the noise; columns that are left out where the width is not a multiple of 16.
 #include <Eigen/Core>
 #include <catch2/catch.hpp>
 #include <cmath>

@@ -113,12 +113,17 @@ struct image_traits<T> {
   }
   /// What the axes say; the channels are those in front.
   static image_shape shape(const T& x) {
-    const index_t h = traits_of<T>::extent(x, T::NumDimensions - 2), w = traits_of<T>::extent(x, T::NumDimensions - 1);
+    const index_t h = axis<2>(x), w = axis<1>(x);
     return {h * w > 0 ? traits_of<T>::size(x) / (h * w) : 0, h, w};
   }
   static bool fits(const T& x, const image_shape& shape) {
-    return traits_of<T>::extent(x, T::NumDimensions - 2) == shape.height &&
-           traits_of<T>::extent(x, T::NumDimensions - 1) == shape.width && traits_of<T>::size(x) == shape.size();
+    return axis<2>(x) == shape.height && axis<1>(x) == shape.width && traits_of<T>::size(x) == shape.size();
+  }
+
+ private:
+  template <int FromLast>
+  static index_t axis(const T& x) {
+    return static_cast<index_t>(x.dimensions()[T::NumDimensions - FromLast]);
   }
 };
 
