@@ -75,6 +75,7 @@ machine_info describe_machine(const std::string& commit) {
   const auto& o = options();
   add("mode", o.mode == effort::quick ? "quick" : o.mode == effort::full ? "full" : "default");
   add("text", describe_text());
+  add("pictures", describe_pictures());
   char date[40];
   const std::time_t t = std::time(nullptr);
   std::tm utc{};

@@ -13,9 +13,11 @@
 namespace {
 
 constexpr const char* usage =
-    "usage: sluice_bench [--text FILE] [--quick|--full] [--out DIR] [--filter REGEX] [--commit ID] [--list] [--help]\n"
+    "usage: sluice_bench [--text FILE] [--image PATH] [--quick|--full] [--out DIR] [--filter REGEX] [--commit ID] "
+    "[--list] [--help]\n"
     "  --text FILE     UTF-8 text of 1 kB or more that the language models learn and continue; default: generated "
     "text\n"
+    "  --image PATH    a picture, which is cut into tiles, or a folder of pictures; default: procedural pictures\n"
     "  --quick         at most 2 s for each technique (default 15 s)\n"
     "  --full          at most 60 s for each technique\n"
     "  --out DIR       where results.json, table.md, summary.md and index.html go (default: results)\n"

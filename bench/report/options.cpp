@@ -1,5 +1,6 @@
 #include "options.hpp"
 
+#include <sluice/models/images.hpp>
 #include <sluice/models/text_generator.hpp>
 
 #include <algorithm>
@@ -9,6 +10,10 @@
 #include <iterator>
 #include <optional>
 #include <string_view>
+
+#ifdef SLUICE_BENCH_PICTURES
+#include <support/png.hpp>
+#endif
 
 namespace bench {
 namespace {
@@ -117,6 +122,33 @@ std::string describe_text() {
   return s;
 }
 
+std::string image_problem(const std::string& path) {
+#ifdef SLUICE_BENCH_PICTURES
+  std::error_code ec;
+  if (!std::filesystem::exists(path, ec)) return "The picture " + path + " does not exist.";
+  if (support::read_bank(path, 16).cols() == 0)
+    return path + " is no picture that can be read, and no folder of such pictures.";
+  return {};
+#else
+  return "Pictures cannot be read: stb_image.h (Debian: libstb-dev) was not there when " + path + " was asked for.";
+#endif
+}
+
+std::string describe_pictures() {
+  if (options().image.empty()) return "procedural pictures, bank 1";
+  return std::filesystem::path(options().image).lexically_normal().filename().string();
+}
+
+Eigen::MatrixXd pictures(int side, int most) {
+#ifdef SLUICE_BENCH_PICTURES
+  if (!options().image.empty()) {
+    const Eigen::MatrixXd own = support::read_bank(options().image, side);
+    return own.leftCols(std::min<Eigen::Index>(own.cols(), most));
+  }
+#endif
+  return sluice::models::image_bank(1, most, side).image;
+}
+
 command_line parse(int argc, char** argv) {
   command_line c;
   const auto fail = [&](std::string sentence) { return c.error = std::move(sentence), c; };
@@ -136,6 +168,8 @@ command_line parse(int argc, char** argv) {
     bool ok = true;
     if (a == "--text") {
       ok = take(c.options.text);
+    } else if (a == "--image") {
+      ok = take(c.options.image);
     } else if (a == "--out") {
       ok = take(c.options.out);
     } else if (a == "--filter") {
@@ -156,6 +190,7 @@ command_line parse(int argc, char** argv) {
     if (!ok) return fail(a + " needs a value.");
   }
   if (!c.options.text.empty()) c.error = text_problem(c.options.text);
+  if (c.error.empty() && !c.options.image.empty()) c.error = image_problem(c.options.image);
   return c;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 #include <benchmark/benchmark.h>
 
+#include <Eigen/Core>
 #include <cstddef>
 #include <map>
 #include <string>
@@ -93,7 +94,8 @@ enum class effort { quick, normal, full };
 
 /// What the command line asked for.  Valid inside variants, not while rows are registered.
 struct run_options {
-  std::string text;  ///< path of the user's text; empty: the generated text
+  std::string text;   ///< path of the user's text; empty: the generated text
+  std::string image;  ///< path of the user's picture or folder of pictures; empty: procedural pictures
   effort mode = effort::normal;
   std::string out = "results";  ///< directory of results.json and index.html
   double seconds_per_technique = 15;
@@ -104,5 +106,9 @@ const run_options& options();
 /// The text that the run works on: the first options().text_bytes bytes of the user's file, cut between two characters,
 /// or as many bytes of the generated text with seed 1.  Loaded on the first call, the same object ever after.
 const std::string& text();
+
+/// The bank of pictures that the run works on, side x side pixels in [-1, 1], one picture a column, at most `most`: the
+/// user's folder, tiles of the user's picture, or the procedural bank 1.
+Eigen::MatrixXd pictures(int side, int most);
 
 }  // namespace bench

