@@ -34,7 +34,8 @@ int main(int argc, char** argv) {
   std::printf("%td pictures of %d x %d\n%-26s %6s %10s %14s\n", read.cols(), side, side, "solver", "calls",
               "ms a sample", "RMS error");
   const auto draw = [&](const char* name, const auto& recipe, sluice::index_t steps, bool show) {
-    const auto levels = sluice::log_snr_levels(schedule, steps, 1, 1e-2);
+    auto levels = sluice::log_snr_levels(schedule, steps - 1, 1, 1e-2);
+    levels.push_back(schedule.at(0));  // the last step goes to the data
     sluice::fill_start(x, levels.front(), sluice::stream{7});
     const auto begun = std::chrono::steady_clock::now();
     const auto r = sluice::sample(recipe, denoiser, x, levels);
