@@ -1,7 +1,7 @@
 // Fails for: the target's values left out of the early phase; the layout's own queries in the late phase; p counted
-// from 0; < for <= in the cross phase or <= for < in the self phase; a softmax over queries; kept and 1 - kept
-// exchanged; the mapper read where nothing is kept; a threshold without 0.15/alpha, or with abar; maps compared without
-// their maximum; the source's where before the layout's; a blend after the first or the last step.
+// from 0; < for <= in the cross phase or <= for < in the self phase; kept and 1 - kept exchanged; a threshold with abar
+// for alpha; maps compared without their maximum, or all with that of the first; a blend after the first step of the
+// run, or of the list instead, or after the last; map_me a step late.
 #include <sluice/generate/attention_control.hpp>
 // The header alone first.
 #include <Eigen/Core>

@@ -1,9 +1,8 @@
-// Fails for: x0 added before the predictions are subtracted; eta on the standard deviation; the target's state kept
-// from another noise than the source's; the noise of the step before; n from x_source for eta < 1; the source's noise
-// from the target where there is a layout branch; a start in noise at sigma instead of sqrt(alpha^2 + sigma^2);
-// strength that keeps the first steps; a level of sigma = 0 that is called; noise of the branch or the batch instead of
-// the sample; a blend before the estimate; a blend of states with other noise; a draw left out at eta = 0 that shifts
-// others.
+// Fails for: x0 added before the predictions are subtracted; eta on the standard deviation; the noise of the step
+// before; n from x_source for eta < 1; the source's noise from the target where there is a layout branch; a blended
+// target that keeps its own noise; a start in noise at sigma instead of sqrt(alpha^2 + sigma^2); strength ignored; a
+// level of sigma = 0 that is called; a change measured before the blend; a layout that is not checked; an inversion
+// that evaluates at the upper level; SDEdit that returns the state, or starts from draw 0.
 #include <Eigen/Core>
 #include <catch2/catch.hpp>
 #include <cmath>
