@@ -11,12 +11,14 @@
 #include <sluice/models/gaussian_mixture.hpp>
 #include <sluice/models/gaussian_video.hpp>
 #include <sluice/models/gp_video.hpp>
+#include <sluice/models/images.hpp>
 #include <sluice/models/instrumentation.hpp>
 #include <sluice/models/kernel_denoiser.hpp>
 #include <sluice/models/mixture_1d.hpp>
 #include <sluice/models/ngram.hpp>
 #include <sluice/models/ngram_language_model.hpp>
 #include <sluice/models/patch_attention.hpp>
+#include <sluice/models/radiance_ray.hpp>
 #include <sluice/models/suffix_model.hpp>
 #include <sluice/models/text_generator.hpp>
 #include <sluice/models/texture_mixture.hpp>

@@ -1,6 +1,4 @@
 #include <array>
-#include <cmath>
-#include <sluice/models/circle_video.hpp>
 #include <sluice/models/gaussian_video.hpp>
 #include <sluice/models/gp_video.hpp>
 #include <vector>
@@ -72,57 +70,7 @@ json gp_model(const json& in) {
           {"bridge_cov", covariance}};
 }
 
-Eigen::VectorXd flipped(const Eigen::VectorXd& x) {
-  Eigen::VectorXd y(x.size());
-  for (Eigen::Index i = 0; i < x.size(); i += 2) y.segment(x.size() - 2 - i, 2) = x.segment(i, 2);
-  return y;
-}
-
-json circle_model(const json& in) {
-  circle_video video({.n_frames = in.at("F").get<index_t>(),
-                      .n_theta = in.at("n_theta").get<index_t>(),
-                      .speeds = golden::numbers(in.at("speeds")),
-                      .r2 = golden::number(in.at("r2"))});
-  const Eigen::Vector2d a = vector(in.at("first_frame")), b = vector(in.at("last_frame"));
-  auto from_a = video.given(std::array<index_t, 1>{0}, a), from_b = video.given(std::array<index_t, 1>{0}, b);
-  const std::vector<double> sigma = golden::numbers(in.at("sigmas"));
-  Eigen::VectorXd x = frames(in.at("x_init"));
-  const Eigen::VectorXd scaled = x / sigma.at(0);
-  json out{{"uncond", denoised(video, scaled, golden::number(in.at("sigma")), 2)},
-           {"cond", denoised(from_a, scaled, golden::number(in.at("sigma")), 2)}};
-
-  // The algorithm in its plainest form: the models are what is checked here.
-  const double w = golden::number(in.at("w"));
-  const bool replace = in.at("dds").get<bool>(), unconditional_noise = in.at("pp").get<bool>();
-  index_t calls = 0;
-  const auto half_step = [&](circle_video& conditional, double s, double t, const Eigen::Vector2d& target) {
-    Eigen::VectorXd c(x.size()), u(x.size());
-    conditional(x, at_kappa(s), c);
-    ++calls;
-    u = c;
-    if (unconditional_noise || w != 1) {
-      video(x, at_kappa(s), u);
-      ++calls;
-    }
-    Eigen::VectorXd d = u + w * (c - u);
-    if (replace) d.tail(2) = target;
-    x = d + t / s * (x - (unconditional_noise ? u : d));
-  };
-  for (std::size_t i = 0; i + 1 < sigma.size(); ++i) {
-    const double s = sigma[i], t = sigma[i + 1];
-    half_step(from_a, s, t, b);
-    x += std::sqrt(s * s - t * t) * frames(in.at("noises").at(i));
-    x = flipped(x);
-    half_step(from_b, s, t, a);
-    x = flipped(x);
-  }
-  out["vibid"] = frames(x, 2);
-  out["calls"] = calls;
-  return out;
-}
-
 const golden::kind gaussian_video_kind{"test-models", "gaussian_video", gaussian_video_case};
 const golden::kind gp_kind{"vibidsampler", "gp_model", gp_model};
-const golden::kind circle_kind{"vibidsampler", "circle_model", circle_model};
 
 }  // namespace

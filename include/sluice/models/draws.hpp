@@ -18,9 +18,9 @@ namespace sluice::models {
 /// The ids of the streams, by model; for sets of items the base, to which the index of the item is added.
 namespace stream_id {
 inline constexpr std::uint64_t gaussian_mixture = 0x101, lexicon = 0x301, text = 0x302, feed_forward = 0x310,
-                               zipf_pair = 0x701, concept_world = 0x711, flip_world = 0x721, joint_pmf = 0x741,
-                               concept_sample = 0x3000000, flip_sample = 0x4000000, graph_row = 0x5000000,
-                               sparse_row = 0x6000000;
+                               image = 0x1000000, zipf_pair = 0x701, concept_world = 0x711, flip_world = 0x721,
+                               joint_pmf = 0x741, concept_sample = 0x3000000, flip_sample = 0x4000000,
+                               graph_row = 0x5000000, sparse_row = 0x6000000;
 }  // namespace stream_id
 
 /// rows x cols standard normals, drawn row by row whatever the storage order of the matrix.

@@ -75,8 +75,8 @@ class gaussian_frames {
       result.free_.erase(at);
       cross.col(i) = covariance_.col(frame);
       shift.col(i) = values.col(i) - mean_.col(frame);
-      for (index_t j = 0; j < n; ++j) known(i, j) = covariance_(frame, frames[static_cast<std::size_t>(j)]);
     }
+    for (index_t i = 0; i < n; ++i) known.row(i) = cross.row(frames[static_cast<std::size_t>(i)]);
     const Eigen::LLT<Eigen::MatrixXd> factor(known);
     expects(n == 0 || factor.info() == Eigen::Success, "given", "frames", n);
     if (n > 0) {

@@ -6,6 +6,7 @@
 #include <sluice/models/denoiser.hpp>
 #include <sluice/models/diagonal_mixture.hpp>
 #include <sluice/models/draws.hpp>
+#include <sluice/models/images.hpp>
 
 #include <Eigen/Core>
 #include <algorithm>
@@ -34,21 +35,6 @@ inline Eigen::MatrixXd cosine_basis(index_t r) {
       c(k, i) = std::sqrt((k == 0 ? 1 : 2) / n) *
                 std::cos(std::numbers::pi * (static_cast<double>(i) + 0.5) * static_cast<double>(k) / n);
   return c;
-}
-
-/// The mean of each 2 x 2 block of r x r images, r even: the columns have r^2/4 elements. O(r^2) a column.
-inline Eigen::MatrixXd block_average(const Eigen::MatrixXd& images, index_t r) {
-  expects(r >= 2 && r % 2 == 0, "block_average", "r", r);
-  expects(images.rows() == r * r, "block_average", "images.rows", images.rows());
-  const index_t h = r / 2;
-  Eigen::MatrixXd low(h * h, images.cols());
-  for (index_t c = 0; c < images.cols(); ++c)
-    for (index_t i = 0; i < h; ++i)
-      for (index_t j = 0; j < h; ++j) {
-        const index_t p = 2 * i * r + 2 * j;
-        low(i * h + j, c) = ((images(p, c) + images(p + 1, c)) + (images(p + r, c) + images(p + r + 1, c))) / 4;
-      }
-  return low;
 }
 
 /// Class j with probability weights(j): an image means.col(j) + U^T z, U the two-dimensional orthonormal DCT-II, the
