@@ -19,6 +19,7 @@
 #include <sluice/generate/model.hpp>
 #include <sluice/generate/multiscale_rays.hpp>
 #include <sluice/generate/noise.hpp>
+#include <sluice/generate/parameterisation.hpp>
 #include <sluice/generate/resize.hpp>
 #include <sluice/generate/sample.hpp>
 #include <sluice/generate/schedule.hpp>
