@@ -1,6 +1,5 @@
-// Fails for: eta not squared in the noise that is kept; a variance for a standard deviation; alpha_s for alpha_t; the
-// noise of the step before, or of another sample; fresh noise after the step to sigma = 0; a first step from alpha = 0
-// that divides by alpha; coefficients that cancel; kappa_up and kappa_down exchanged.
+// Fails for: eta not squared in the noise that is kept; a variance for a standard deviation; a posterior without the
+// ratio of the alphas; the noise of another step; kappa_up and kappa_down exchanged.
 #include <sluice/generate/brownian_path.hpp>
 #include <sluice/generate/ddim.hpp>
 #include <sluice/generate/euler.hpp>

@@ -1,7 +1,8 @@
 // Fails for: phi functions that cancel; the divided difference for the derivative of order 3 (and the other way round
-// for compat); r1 and r2 exchanged; a stage at the wrong level; D_1 without its own correction; orders that do not fall
-// at the end, or do although they must not; an infinite r_0 used; history that survives a reset or a gap, or is not
-// restored; the hook's value in a difference; (1 + eta) left out of the SDE's step; noise that is not its own variance.
+// for compat); r1 and r2 exchanged; a stage at the wrong level, or an evaluation that is told another; D_1 without its
+// own correction; orders that do not fall at the end, or do although they must not; history that survives a reset or a
+// gap, or is not restored; the hook's value in a difference; (1 + eta) left out of the SDE's step; noise of another
+// variance.
 #include <sluice/core/quadrature.hpp>
 #include <sluice/generate/brownian_path.hpp>
 #include <sluice/generate/ddim.hpp>
@@ -283,6 +284,17 @@ TEST_CASE("dpm_solver: from pure noise, and to the data", "[generate][dpm_solver
     last_is_data(dpm_singlestep<3, edm>{.form = form});
   }
   last_is_data(sde_dpm_multistep<>{.lower_order_final = false});
+  // Also where alpha is not 1 there.
+  const levels_t scaled{{2, 0.3, 0.9}, {1, 0.4, 0.5}, {0, 0.5, 0}};
+  for (const predicts form : {predicts::data, predicts::noise}) {
+    const dpm_multistep<2> recipe{.form = form};
+    Eigen::VectorXd z = start(), d(3);
+    auto s = recipe.bind(z, scaled);
+    s.step(model, z, 0);
+    model(z, at(scaled, 1), d, predicts::data);
+    s.step(model, z, 1);
+    CHECK((z - 0.5 * d).norm() <= 1e-14);
+  }
 }
 
 TEST_CASE("dpm_solver: the hook enters the first-order terms alone", "[generate][dpm_solver]") {

@@ -1,5 +1,4 @@
-// Fails for: the slope at t instead of s; the linear part solved exactly; beta/sigma for beta/(2 sigma); a step that
-// ignores the schedule.
+// Fails for: the slope at t instead of s; alpha left out before the noise.
 #include <sluice/generate/ddim.hpp>
 #include <sluice/generate/euler.hpp>
 #include <support/check_throws.hpp>

@@ -1,6 +1,3 @@
-// Fails for: a conversion that is wrong in one form; a solver that sees the schedule where it must not; a stage that
-// asks another schedule; a grid that lacks its last point; an evaluation left uncounted; a recipe that accepts only one
-// kind of model.
 #include <sluice/generate/ddim.hpp>
 #include <sluice/generate/deis.hpp>
 #include <sluice/generate/dpm_solver.hpp>

@@ -85,9 +85,9 @@ struct ddim {
     expect_levels(levels, "ddim", true);
     return {like, levels, predicts::data, noise, [this](const noise_level& s, const noise_level& t) {
               const ddim_weights w = ddim_coefficients(s, t, eta);
-              const double h = log_snr_step(s, t), lost = -eta * eta * std::expm1(-2 * h);  // 1 - q^2
-              const double q2 = (1 - eta) * (1 + eta) + eta * eta * std::exp(-2 * h);
-              const double log_q = lost < 0.5 ? std::log1p(-lost) / 2 : std::log(q2) / 2;
+              // 1 - q exp(-h) from the logarithm of the product, which does not cancel.
+              const double h = log_snr_step(s, t);
+              const double log_q = std::log((1 - eta) * (1 + eta) + eta * eta * std::exp(-2 * h)) / 2;
               return affine_step{w.noise / s.sigma, -t.alpha * std::expm1(log_q - h), w.fresh};
             }};
   }
