@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <sluice/generate/bidirectional.hpp>
+#include <sluice/generate/time_grid.hpp>
 #include <utility>
 #include <vector>
 
@@ -13,6 +14,8 @@ namespace two_ended_reference {
 
 using namespace sluice;
 using Eigen::ArrayXXd;
+using Eigen::MatrixXd;
+using Eigen::VectorXd;
 
 /// A denoiser that mixes neighbours, nonlinear, not symmetric in time; with a first frame it pins it. Computed in
 /// double, one sequence after the other.
@@ -145,5 +148,24 @@ ArrayXXd frames_of(const X& x, index_t j, index_t d) {
   for (index_t e = 0; e < from.size(); ++e) z(e / d, e % d) = static_cast<double>(from(e));
   return z;
 }
+
+// The problem that most tests solve: five frames of three features, four sequences.
+inline constexpr index_t frames = 5, d = 3, n_columns = 4;
+inline const std::vector<double> start_values{0.7, -0.4, 0.2}, end_values{-0.3, 0.5, 0.9};
+inline const VectorXd start = Eigen::Map<const VectorXd>(start_values.data(), d),
+                      end = Eigen::Map<const VectorXd>(end_values.data(), d);
+inline const toy given_start{d, true, start_values}, given_end{d, true, end_values}, given_nothing{d};
+inline const ArrayXXd start_row = start.transpose().array(), end_row = end.transpose().array();
+inline constexpr stream key{20240607};
+
+inline auto toys() { return two_ended(given_start, given_end, given_nothing); }
+inline std::vector<noise_level> edm_grid(index_t n = 4) { return karras_levels(n, 0.05, 30); }
+
+inline MatrixXd start_state(const noise_level& level, index_t columns = n_columns) {
+  MatrixXd x(frames * d, columns);
+  fill_start(x, level, stream{5});
+  return x;
+}
+inline double apart(const ArrayXXd& x, const ArrayXXd& y) { return (x - y).abs().maxCoeff(); }
 
 }  // namespace two_ended_reference
