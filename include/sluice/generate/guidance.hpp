@@ -24,7 +24,7 @@ struct constant_weight {
 };
 
 /// w where kappa is in (kappa_low, kappa_high], 1 elsewhere, where the unconditional model is not called.
-/// Source: Kynkäänniemi et al., NeurIPS 2024 (arXiv:2404.07724).
+/// Source: Kynkaanniemi et al., NeurIPS 2024 (arXiv:2404.07724).
 struct interval_weight {
   double w = 1, kappa_low = 0, kappa_high = 0;
   double operator()(const noise_level& l) const { return l.kappa() > kappa_low && l.kappa() <= kappa_high ? w : 1.0; }

@@ -15,7 +15,7 @@
 /// f(in, out) that writes f(in); it sees the solver's own vectors, never the caller's. Everything else is vector space
 /// operations, so any tensor will do. Workspace is allocated in the constructor; `solve` allocates nothing. One object
 /// serves one thread, and any number of systems of its shape, one after the other.
-/// Sources: Hestenes and Stiefel, J. Res. Nat. Bur. Standards 49 (1952); for least squares Björck, "Numerical Methods
+/// Sources: Hestenes and Stiefel, J. Res. Nat. Bur. Standards 49 (1952); for least squares Bjorck, "Numerical Methods
 /// for Least Squares Problems" (1996), Algorithm 7.4.1 (CGLS).
 namespace sluice {
 
