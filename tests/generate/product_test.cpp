@@ -1,5 +1,5 @@
-// Fails for: a prediction that is not converted to the form that the solver asks for; a solver that forgets alpha, and so
-// depends on the schedule.
+// Fails for: a prediction that is not converted to the form that the solver asks for; a solver that forgets alpha, and
+// so depends on the schedule.
 #include <sluice/generate/ddim.hpp>
 #include <sluice/generate/deis.hpp>
 #include <sluice/generate/dpm_solver.hpp>

@@ -1,6 +1,6 @@
-// Fails for: rho = 1 or rho* of another k; a duplicate that consumes no stage; the residual of one draft, or p; a sorted
-// piece off by one; a residual draw that is not counted as its draft; the root search without its flat end; a factor
-// outside [1, k] that is taken.
+// Fails for: rho = 1 or rho* of another k; a duplicate that consumes no stage; the residual of one draft, or p; a
+// sorted piece off by one; a residual draw that is not counted as its draft; the root search without its flat end; a
+// factor outside [1, k] that is taken.
 #include <catch2/catch.hpp>
 #include <sluice/speculate/k_seq.hpp>
 #include <sluice/speculate/recursive_rejection.hpp>
