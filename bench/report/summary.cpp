@@ -32,6 +32,18 @@ constexpr std::array chosen_rows{
     chosen{"mdsd", "ladder, bytes 6 from 4, n = 4"},
     chosen{"mdsd", "hybrid, 4 drafts, all rejected, V = 128256"},
     chosen{"mdsd", "optimal acceptance, without replacement, n = 4, V = 131072"},
+    chosen{"base-solvers", "cost, UniPC-2, double, n = 4096"},
+    chosen{"base-solvers", "pictures of 32 x 32, as near as UniPC-2 with 12 calls"},
+    chosen{"deis", "calls for the error of tAB3 with 15"},
+    chosen{"dualfast", "DDIM, quadratic grid, equal error to N = 10"},
+    chosen{"dualfast", "DPM-Solver++(2M), uniform grid, N = 10"},
+    chosen{"bottleneck-sampling", "textures 32 x 32, 2M, equal quality, steps 4+12+5"},
+    chosen{"bottleneck-sampling", "textures 32 x 32, 2M, equal quality, low-high 16+9"},
+    chosen{"bottleneck-sampling", "textures 32 x 32, 50 Euler steps, 5.1x cheaper"},
+    chosen{"infedit", "labelled mixture, edited part, N = 15"},
+    chosen{"vibidsampler", "points on a circle, N = 25"},
+    chosen{"vibidsampler", "smooth Gaussian paths, N = 25"},
+    chosen{"vq-nerf", "64 x 64, network field, f = 8"},
     chosen{"tensor-operations", "lincomb, axpy, scale_add, norm; n = 16 to 2^20; float"},
 };
 
