@@ -146,6 +146,8 @@ class holder {
       return X(4, n / 4);
     else if constexpr (requires { typename X::Dimensions; })
       return tensor_of(n);
+    else if constexpr (std::same_as<X, std::vector<scalar_t<X>>>)
+      return X(static_cast<std::size_t>(n));
     else
       return X(n);
   }
