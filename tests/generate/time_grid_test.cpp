@@ -55,6 +55,9 @@ TEST_CASE("time_grid: the EDM list", "[generate][time_grid]") {
   CHECK(levels[17] == noise_level{0.002, 1, 0.002});
   CHECK(levels[18] == noise_level{0, 1, 0});
   check_falls(levels);
+  const auto root = [&](std::size_t i) { return std::pow(levels[i].kappa(), 1.0 / 7); };
+  for (std::size_t i = 1; i < 18; ++i)
+    CHECK(root(i) - root(i - 1) == Approx((std::pow(0.002, 1.0 / 7) - std::pow(80, 1.0 / 7)) / 17).epsilon(1e-10));
   CHECK(karras_kappas(1, 0.002, 80) == std::vector<double>{80});
   CHECK(edm_levels({2.0, 0.5}).back() == noise_level{0.5, 1, 0.5});
 }
